@@ -1,0 +1,64 @@
+"""Folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_folder(target: Path, may_replace: Callable[[Path], bool]) -> Iterator[Path]:
+    """Write a folder beside its place and move it there when it is complete.
+
+    Args:
+        target: Where the folder shall stand; its parents are made.
+        may_replace: Tells whether an existing, non-empty target is one of ours and may be replaced.
+
+    Yields:
+        An empty folder to write to; gone again if the block raises.
+
+    Raises:
+        FileExistsError: If the target exists, is not empty and may not be replaced.
+    """
+    occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    if occupied and not may_replace(target):
+        raise FileExistsError(f"{target} exists and holds something else; choose another path or empty it first")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        # mkdtemp's folder is for the owner only; the finished one follows the user's umask.
+        mask = os.umask(0)
+        os.umask(mask)
+        draft.chmod(0o777 & ~mask)
+        yield draft
+        for path in draft.rglob("*"):
+            if path.is_file():
+                path.chmod(0o666 & ~mask)
+                sync(path)
+        sync(draft)
+        if occupied:
+            retired = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+            os.replace(target, retired / target.name)
+            os.replace(draft, target)
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            os.replace(draft, target)
+        sync(target.parent)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder entry to the disk; folders only where the system has that."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,74 @@
+"""Choice of device and number format."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def choose_device(device: str | None) -> str:
+    """Return the named device, or the best one there is: CUDA, then MPS, then CPU.
+
+    Raises:
+        ValueError: If torch cannot use the named device here.
+    """
+    import torch
+
+    if device is None:
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(f"expected a torch device such as 'cpu', 'cuda:0' or 'mps', got {device!r}") from error
+    usable = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if kind in usable and not usable[kind]():
+        raise ValueError(f"device {device!r} is not available here; use device='cpu' or install torch for it")
+    return device
+
+
+def choose_dtype(dtype: Dtype | torch.dtype | None, device: str) -> torch.dtype | None:
+    """Return the dtype to cast encoders to; None leaves them in float32.
+
+    Raises:
+        ValueError: If the dtype is none of "auto", "float32", "bfloat16", "float16".
+    """
+    import torch
+
+    known = {None: None, "float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if isinstance(dtype, torch.dtype):
+        dtype = str(dtype).removeprefix("torch.")  # type: ignore[assignment]
+    if dtype == "auto":
+        return torch.bfloat16 if computes_bfloat16(device) else None
+    if dtype not in known:
+        raise ValueError(f"expected dtype 'auto', 'float32', 'bfloat16' or 'float16', got {dtype!r}")
+    return known[dtype]  # type: ignore[index]
+
+
+def computes_bfloat16(device: str) -> bool:
+    """Tell whether a device has bfloat16 arithmetic, so that it is faster than float32 and not slower."""
+    import torch
+
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.startswith("mps"):
+        return False
+    if platform.machine() in ("arm64", "aarch64"):
+        return platform.system() == "Darwin" or "bf16" in _cpu_flags()
+    return bool({"avx512_bf16", "amx_bf16"} & _cpu_flags())
+
+
+def _cpu_flags() -> set[str]:
+    """Return the processor's feature names; empty where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}

@@ -1,0 +1,124 @@
+"""Metadata filters: LlamaIndex ``MetadataFilters``, plain dicts and callables become one kind of predicate.
+
+LlamaIndex objects are recognised by their attributes, so that no framework is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from qrag_retriever.records import DOCUMENT_KEY
+
+Predicate = Callable[[Mapping[str, Any]], bool]
+Filters = Any
+"""``MetadataFilters``, a dict of ``{key: value}`` (all must hold; a list, tuple or set of values means any of them), or
+a callable from metadata to bool. ``document_id`` names the chunk's document in all of them."""
+
+
+def compile_filters(filters: Filters) -> Predicate:
+    """Turn filters into a predicate on metadata.
+
+    Raises:
+        TypeError: If they are of no known kind.
+        ValueError: If an operator or a condition is unknown.
+    """
+    if callable(filters):
+        return lambda metadata: bool(filters(metadata))
+    if isinstance(filters, Mapping):
+        tests = [_equals(str(key), value) for key, value in filters.items()]
+        return lambda metadata: all(test(metadata) for test in tests)
+    if hasattr(filters, "filters") and hasattr(filters, "condition"):
+        return _compile_group(filters)
+    if hasattr(filters, "key") and hasattr(filters, "operator"):
+        return _compile_one(filters)
+    raise TypeError(f"expected filters as MetadataFilters, a dict or a callable, got {type(filters).__name__}")
+
+
+def single_document(filters: Filters) -> str | None:
+    """Return the document that filters require, if they require one: then search and positions stay within it."""
+    if isinstance(filters, Mapping):
+        value = filters.get(DOCUMENT_KEY)
+        return value if isinstance(value, str) else None
+    if hasattr(filters, "filters") and (len(filters.filters) == 1 or _value_of(filters.condition or "and") == "and"):
+        if _value_of(filters.condition or "and") == "not":
+            return None
+        found = {document for part in filters.filters if (document := single_document(part)) is not None}
+        return found.pop() if len(found) == 1 else None
+    is_equality = hasattr(filters, "key") and _value_of(filters.operator) == "=="
+    return filters.value if is_equality and filters.key == DOCUMENT_KEY and isinstance(filters.value, str) else None
+
+
+def _equals(key: str, value: Any) -> Predicate:
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return lambda metadata: key in metadata and (metadata[key] in value or metadata[key] == value)
+    return lambda metadata: key in metadata and bool(metadata[key] == value)
+
+
+def _compile_group(filters: Any) -> Predicate:
+    tests = [compile_filters(part) for part in filters.filters]
+    condition = _value_of(filters.condition or "and")
+    if condition == "and":
+        return lambda metadata: all(test(metadata) for test in tests)
+    if condition == "or":
+        # LlamaIndex: no filters allow everything.
+        return lambda metadata: not tests or any(test(metadata) for test in tests)
+    if condition == "not":
+        return lambda metadata: not any(test(metadata) for test in tests)
+    raise ValueError(f"unknown filter condition {condition!r}; known: 'and', 'or', 'not'")
+
+
+def _compile_one(one: Any) -> Predicate:
+    operator = _value_of(one.operator)
+    key, wanted = one.key, one.value
+    if operator == "is_empty":
+        return lambda metadata: metadata.get(key) in (None, "", [])
+    if operator not in _OPERATORS:
+        raise ValueError(f"unknown filter operator {operator!r}; known: {', '.join([*_OPERATORS, 'is_empty'])}")
+    compare = _OPERATORS[operator]
+
+    def test(metadata: Mapping[str, Any]) -> bool:
+        value = metadata.get(key)
+        if value is None:
+            return operator in ("!=", "nin")
+        try:
+            return bool(compare(value, wanted))
+        except TypeError as error:
+            raise TypeError(
+                f"filter {key!r} {operator} {wanted!r} cannot be applied to the value {value!r} of a chunk"
+            ) from error
+
+    return test
+
+
+def _text_match(value: Any, wanted: Any) -> bool:
+    if not isinstance(value, str) or not isinstance(wanted, str):
+        raise TypeError("text matching needs two strings")
+    return wanted in value
+
+
+def _overlap(value: Collection[Any], wanted: Collection[Any]) -> list[bool]:
+    return [item in value for item in wanted]
+
+
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "==": lambda value, wanted: value == wanted,
+    "!=": lambda value, wanted: value != wanted,
+    ">": lambda value, wanted: value > wanted,
+    ">=": lambda value, wanted: value >= wanted,
+    "<": lambda value, wanted: value < wanted,
+    "<=": lambda value, wanted: value <= wanted,
+    "in": lambda value, wanted: value in wanted,
+    "nin": lambda value, wanted: value not in wanted,
+    "any": lambda value, wanted: any(_overlap(value, wanted)),
+    "all": lambda value, wanted: all(_overlap(value, wanted)),
+    "contains": lambda value, wanted: wanted in value,
+    "text_match": _text_match,
+    "text_match_insensitive": lambda value, wanted: _text_match(
+        value.lower() if isinstance(value, str) else value, wanted.lower() if isinstance(wanted, str) else wanted
+    ),
+}
+
+
+def _value_of(enum_or_text: Any) -> str:
+    return str(getattr(enum_or_text, "value", enum_or_text))

@@ -1,0 +1,596 @@
+"""ChunkIndex: chunks, their ids and metadata, and their action embeddings."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from qrag_retriever.config import Mode, QRAGConfig
+from qrag_retriever.devices import Dtype
+from qrag_retriever.errors import IndexFolderError, ModelMismatchError, UnknownIdError
+from qrag_retriever.layout import Layout
+from qrag_retriever.model import ModelSource, QRAGModel
+from qrag_retriever.positions import DEFAULT_STRIDE
+from qrag_retriever.q_values import q_values
+from qrag_retriever.records import Record, check_records, records_from_texts
+from qrag_retriever.scan import ScanKind
+from qrag_retriever.scan.growing import GrowingArray
+from qrag_retriever.sources import FolderSource, MemorySource
+from qrag_retriever.storage import FolderSettings, IndexFolder
+from qrag_retriever.view import Geometry, IndexView
+
+ModelLike = QRAGModel | str | Path | None
+
+
+class ChunkIndex:
+    """Chunks in document order, with their embeddings; can be shared by many retrievers and threads.
+
+    A ``chunk_id`` is a chunk's rank in document order in the current version; an ``id`` is the user's own, and stable.
+    A search works on the version that it started with, whatever is added or deleted meanwhile.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        embeddings: np.ndarray,
+        model: QRAGModel | None = None,
+        mode: Mode = "document",
+        device: str | None = None,
+        scan: ScanKind = "auto",
+    ) -> None:
+        """Use the constructors `from_texts`, `from_records`, `from_embeddings` and `load` instead.
+
+        Args:
+            records: N chunks with distinct ids.
+            embeddings: Shape (N, D), finite; kept as float32.
+            model: What encodes states; None if only embeddings will be asked for.
+            mode: "document" or "corpus".
+            device: Torch device of the scan; None or "cpu" for the processor.
+            scan: "float32", "int8" (a quarter of the memory traffic, the same results, needs the ``fast`` extra) or
+                "auto".
+        """
+        if mode not in ("document", "corpus"):
+            raise ValueError(f"expected mode 'document' or 'corpus', got {mode!r}")
+        vectors = _checked_embeddings(embeddings, len(records))
+        check_records(records)
+        config = model.config if model is not None else None
+        _check_dim(vectors.shape[1], config)
+        self._model = model
+        self._model_info: dict[str, Any] | None = None
+        self._model_settings: tuple[str | None, Dtype | None] = (device, None)
+        self._write_lock = threading.RLock()
+        self._folder: IndexFolder | None = None
+        self._settings = FolderSettings(dim=vectors.shape[1], mode=mode)
+        self._forgotten: set[str] = set()
+        geometry = Geometry(
+            dim=vectors.shape[1],
+            mode=mode,
+            # Without a model nothing says otherwise, so document mode means what the method means by it.
+            positions=config.positions if config is not None else "relative",
+            stride=config.stride if config is not None else DEFAULT_STRIDE,
+            scan=scan,
+            device=device,
+        )
+        source = MemorySource(tuple(records), GrowingArray(vectors))
+        self._view = IndexView(geometry, Layout.initial(records), source)
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Sequence[str],
+        metadatas: Sequence[Mapping[str, Any] | None] | None = None,
+        ids: Sequence[str] | None = None,
+        model: ModelLike = None,
+        mode: Mode | Literal["auto"] = "auto",
+        device: str | None = None,
+        scan: ScanKind = "auto",
+    ) -> ChunkIndex:
+        """Embed chunks and index them.
+
+        Args:
+            texts: The chunks, in document order, at least one.
+            metadatas: One dict for each, or None. ``document_id`` (else ``source``) names the document it is part of.
+            ids: One for each, or None to have them made.
+            model: A `QRAGModel`, a model folder, a hub id, or None for the default model.
+            mode: "document" (relative positions), "corpus" (none), or "auto": "document".
+            device: Of the model and the scan.
+            scan: See the class.
+
+        Raises:
+            ValueError: If there are no texts, lengths differ, or an id occurs twice.
+            TypeError: If a text is not a string.
+        """
+        records = records_from_texts(texts, metadatas, ids)
+        return cls.from_records(records, model, "document" if mode == "auto" else mode, device, scan)
+
+    @classmethod
+    def from_records(
+        cls,
+        records: Sequence[Record],
+        model: ModelLike = None,
+        mode: Mode = "document",
+        device: str | None = None,
+        scan: ScanKind = "auto",
+    ) -> ChunkIndex:
+        """Embed records and index them; arguments as in `from_texts`."""
+        if not records:
+            raise ValueError("expected at least one chunk, got none; an index needs text to search in")
+        model = resolve_model(model, device)
+        return cls(records, _embed(model, records), model, mode, device, scan)
+
+    @classmethod
+    def from_embeddings(
+        cls,
+        embeddings: np.ndarray,
+        texts: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+        metadatas: Sequence[Mapping[str, Any] | None] | None = None,
+        model: ModelLike = None,
+        mode: Mode = "document",
+        device: str | None = None,
+        scan: ScanKind = "auto",
+    ) -> ChunkIndex:
+        """Index embeddings that exist already.
+
+        Args:
+            embeddings: Shape (N, D), finite, not rotated: what the action encoder gives.
+            texts: The chunks; None gives empty texts.
+            ids: One for each; None numbers them "0", "1", ...
+            metadatas: One dict for each, or None.
+            model: The model that made the embeddings; None if states will be embedded elsewhere. Without a model,
+                document mode places chunks at relative positions with the default stride.
+            mode: "document" or "corpus".
+            device: Torch device of the scan.
+            scan: See the class.
+
+        Raises:
+            ValueError: If the shape is wrong, a value is not finite, or lengths differ.
+        """
+        count = len(embeddings)
+        chosen_texts = [""] * count if texts is None else texts
+        chosen_ids = [str(i) for i in range(count)] if ids is None else ids
+        if len(chosen_texts) != count:
+            raise ValueError(f"{len(chosen_texts)} texts but {count} embeddings; give one text for each embedding")
+        records = records_from_texts(chosen_texts, metadatas, chosen_ids)
+        resolved = None if model is None else resolve_model(model, device)
+        return cls(records, embeddings, resolved, mode, device, scan)
+
+    @classmethod
+    def from_faiss(cls, faiss_index: Any, texts: Sequence[str] | None = None, **arguments: Any) -> ChunkIndex:
+        """Index the vectors of a faiss index that can give them back (flat and most quantised kinds).
+
+        Args:
+            faiss_index: A faiss index; its vectors are taken in the order of their numbers.
+            texts: The chunks in the same order.
+            **arguments: As for `from_embeddings`.
+
+        Raises:
+            ValueError: If the index cannot reconstruct its vectors.
+        """
+        try:
+            vectors = faiss_index.reconstruct_n(0, faiss_index.ntotal)
+        except RuntimeError as error:
+            raise ValueError(f"this {type(faiss_index).__name__} cannot give its vectors back: {error}") from error
+        return cls.from_embeddings(vectors, texts, **arguments)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        model: ModelLike = None,
+        device: str | None = None,
+        dtype: Dtype | None = None,
+        reindex: bool = False,
+        scan: ScanKind = "auto",
+    ) -> ChunkIndex:
+        """Open an index folder; additions and deletions go to it at once.
+
+        Args:
+            path: A folder written by `save`.
+            model: None takes the model that built the index from where it came from, when a query is first embedded.
+            device: Of the model and the scan.
+            dtype: Of the model; see `QRAGModel.from_pretrained`.
+            reindex: Embed all chunks anew with ``model`` if it is another one than built the index.
+            scan: See the class.
+
+        Raises:
+            IndexFolderError: If the folder is not an index or is damaged.
+            ModelMismatchError: If ``model`` is another one, and ``reindex`` is off.
+        """
+        folder = IndexFolder(Path(path))
+        settings, layout, vectors = folder.read()
+        index = cls.__new__(cls)
+        index._write_lock = threading.RLock()
+        index._folder, index._settings, index._forgotten = folder, settings, set()
+        index._model, index._model_info, index._model_settings = None, settings.model, (device, dtype)
+        config = QRAGConfig(**settings.model["config"]) if settings.model else None
+        geometry = Geometry(
+            dim=settings.dim,
+            mode=settings.mode,  # type: ignore[arg-type]
+            positions=config.positions if config else "relative",
+            stride=config.stride if config else DEFAULT_STRIDE,
+            scan=scan,
+            device=device,
+        )
+        index._view = IndexView(geometry, layout, FolderSource(folder, settings.generation, vectors, layout.rows))
+        if model is None:
+            return index
+        given = resolve_model(model, device, dtype)
+        if reindex and (settings.model is None or given.fingerprint() != settings.model["fingerprint"]):
+            records = index.view.records(range(len(index)))
+            fresh = cls.from_records(records, given, geometry.mode, device, scan)
+            fresh._settings = index._settings
+            fresh.save(path)
+            return fresh
+        if settings.model is None:
+            _check_dim(settings.dim, given.config)
+        else:
+            _check_fingerprint(given, settings.model)
+        index._model = given
+        return index
+
+    @property
+    def view(self) -> IndexView:
+        """The current version; searches hold on to the one they started with."""
+        return self._view
+
+    @property
+    def mode(self) -> Mode:
+        """ "document" or "corpus"."""
+        return self._view.geometry.mode
+
+    @property
+    def dim(self) -> int:
+        """Components of an embedding."""
+        return self._view.geometry.dim
+
+    @property
+    def ids(self) -> list[str]:
+        """The users' ids in document order."""
+        return list(self._view.layout.ids)
+
+    @property
+    def path(self) -> Path | None:
+        """The folder that the index is bound to, if any."""
+        return None if self._folder is None else self._folder.path
+
+    @property
+    def hot_bytes(self) -> int:
+        """Memory that one hop reads; 0 before the first search."""
+        return self._view.hot_bytes
+
+    @property
+    def retriever_settings(self) -> dict[str, Any]:
+        """What `save` was told to keep for the retriever."""
+        return dict(self._settings.retriever)
+
+    @property
+    def model(self) -> QRAGModel:
+        """The model that embeds states.
+
+        Raises:
+            ValueError: If the index was built without one.
+            ModelMismatchError: If what is found at its source is not the model that built the index.
+        """
+        with self._write_lock:
+            if self._model is None:
+                if self._model_info is None:
+                    raise ValueError("this index was built from embeddings alone; build or load it with model=...")
+                source = self._model_info["source"]
+                if source is None:
+                    raise ValueError(
+                        "the model that built this index was never saved, so it cannot be found again; "
+                        "pass model=... to load()"
+                    )
+                model = ModelSource(**source).load(*self._model_settings)
+                _check_fingerprint(model, self._model_info)
+                self._model = model
+            return self._model
+
+    def __len__(self) -> int:
+        """Count the chunks."""
+        return len(self._view)
+
+    def __repr__(self) -> str:
+        """Summarise."""
+        place = "in memory" if self.path is None else f"at {str(self.path)!r}"
+        return f"ChunkIndex({len(self)} chunks, dim={self.dim}, mode={self.mode!r}, {place})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ChunkIndex:
+        """Share: an index is one thing, however often the objects around it are copied."""
+        return self
+
+    def top_k(
+        self,
+        state_embeddings: np.ndarray,
+        picked: Sequence[int] | Sequence[Sequence[int]],
+        k: int,
+        mask: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One hop: the k best chunks of one state, or of each of B states.
+
+        Args:
+            state_embeddings: Shape (D,) or (B, D), not rotated.
+            picked: Chunk ids picked so far: one sequence, or B sequences.
+            k: Chunks to return, at least 1.
+            mask: Shape (N,), bool: False rules a chunk out.
+
+        Returns:
+            Chunk ids (k,) or (B, k), int64, and Q-values of the same shape, float32, best first; padded with -1 and
+            -inf where fewer than k chunks remain.
+
+        Raises:
+            ValueError: If a shape is wrong, a value is not finite, k is below 1, or a picked id is not in the index.
+        """
+        view = self._view
+        states = np.ascontiguousarray(state_embeddings, dtype=np.float32)
+        single = states.ndim == 1
+        states = np.atleast_2d(states)
+        picks: Any = [picked] if single else picked
+        if states.ndim != 2 or states.shape[1] != self.dim:
+            raise ValueError(f"expected state embeddings of dimension {self.dim}, got shape {states.shape}")
+        if not np.isfinite(states).all():
+            raise ValueError("the state embeddings have NaN or infinite values")
+        if len(picks) != len(states):
+            raise ValueError(f"{len(states)} states but {len(picks)} sequences of picks; give one for each state")
+        if k < 1:
+            raise ValueError(f"expected k of at least 1, got {k}")
+        if mask is not None and (mask.shape != (len(view),) or mask.dtype != np.bool_):
+            raise ValueError(f"expected a bool mask of shape ({len(view)},), got {mask.dtype} of shape {mask.shape}")
+        rows = [[int(chunk) for chunk in row] for row in picks]
+        for row in rows:
+            if any(not 0 <= chunk < len(view) for chunk in row) or len(set(row)) != len(row):
+                raise ValueError(f"picked chunk ids must be distinct and in [0, {len(view)}), got {row}")
+        chunk_ids, values = view.top_k(states, rows, k, mask)
+        return (chunk_ids[0], values[0]) if single else (chunk_ids, values)
+
+    def q_values(self, state_embedding: np.ndarray, picked: Sequence[int] = ()) -> np.ndarray:
+        """Score every chunk in one state, (N,), float32; picked chunks are not left out. For plots and checks."""
+        view = self._view
+        vectors = view.source.vectors(np.arange(len(view)))
+        return np.asarray(q_values(np.asarray(state_embedding, np.float32), vectors, view.positions(picked)))
+
+    def get(self, ids: Sequence[str]) -> list[Record]:
+        """Read records by id; ids that are not in the index are left out."""
+        view = self._view
+        return view.records([view.layout.chunk_of[id_] for id_ in ids if id_ in view.layout.chunk_of])
+
+    def add(self, records: Sequence[Record]) -> list[str]:
+        """Embed and add records: at the end of their document, or of the index; a known id is an update.
+
+        Returns:
+            Their ids.
+
+        Raises:
+            DuplicateIdError: If an id occurs twice in the call.
+            TypeError: If the index is on disk and metadata is not JSON.
+        """
+        records = list(records)
+        check_records(records)
+        if not records:
+            return []
+        vectors = _checked_embeddings(_embed(self.model, records), len(records))
+        with self._write_lock:
+            if self._folder is None:
+                removed, keys = self._view.layout.place(records)
+                self._change_memory(removed, records, keys, vectors)
+            else:
+                with self._folder.writing() as transaction:
+                    self._catch_up(transaction.settings)
+                    removed, keys = self._view.layout.place(records)
+                    transaction.invalidate(self._view.layout.rows[removed])
+                    rows = transaction.add(records, keys, vectors)
+                self._adopt(transaction.settings, removed, records, keys, rows, vectors)
+        return [record.id for record in records]
+
+    def delete(self, ids: Sequence[str]) -> list[str]:
+        """Delete chunks; the ranks behind them close up.
+
+        Args:
+            ids: Ids in the index. One that was deleted before is passed over, so that a clean-up can be repeated.
+
+        Returns:
+            The ids that were deleted now.
+
+        Raises:
+            UnknownIdError: If an id never was in the index; then nothing is deleted.
+        """
+        if isinstance(ids, str):
+            raise TypeError(f"expected a sequence of ids, got the string {ids!r}; put it in a list")
+        wanted = list(dict.fromkeys(ids))
+        with self._write_lock:
+            if self._folder is None:
+                removed = self._known(wanted)
+                gone = [self._view.layout.ids[i] for i in removed]
+                self._change_memory(removed, [], [], np.empty((0, self.dim), np.float32))
+                self._forgotten.update(gone)
+            else:
+                with self._folder.writing() as transaction:
+                    self._catch_up(transaction.settings)
+                    removed = self._known(wanted)
+                    gone = [self._view.layout.ids[i] for i in removed]
+                    transaction.invalidate(self._view.layout.rows[removed])
+                empty = np.empty(0, np.int64)
+                self._adopt(transaction.settings, removed, [], [], empty, np.empty((0, self.dim), np.float32))
+        return gone
+
+    def delete_document(self, document_id: str) -> list[str]:
+        """Delete all chunks of a document; returns their ids.
+
+        Raises:
+            UnknownIdError: If no chunk belongs to it.
+        """
+        members = self._view.layout.chunks_of_document.get(document_id)
+        if members is None:
+            raise UnknownIdError(f"no chunk belongs to the document {document_id!r}")
+        return self.delete([self._view.layout.ids[i] for i in members])
+
+    def refresh(self) -> None:
+        """Take over what other processes have added or deleted since this index was loaded."""
+        if self._folder is not None:
+            with self._write_lock:
+                self._reload()
+
+    def save(self, path: str | Path, retriever_settings: Mapping[str, Any] | None = None) -> None:
+        """Write the index to a folder, compactly, whole or not at all, and bind it to that folder.
+
+        Vectors are stored in float16; from then on the index searches what is stored. Saving to the folder that the
+        index is bound to drops the texts of deleted chunks.
+
+        Args:
+            path: A new or empty folder, or an index to replace.
+            retriever_settings: Kept for the retriever that loads it; None keeps what there was.
+
+        Raises:
+            FileExistsError: If the path holds something that is not an index.
+            TypeError: If metadata is not JSON; the message names the key.
+        """
+        with self._write_lock:
+            view = self._view
+            kept = self._settings.retriever if retriever_settings is None else dict(retriever_settings)
+            settings = FolderSettings(dim=self.dim, mode=self.mode, model=self._describe_model(), retriever=kept)
+            folder = IndexFolder(Path(path))
+            folder.write_new(settings, view.records(range(len(view))), view.source.matrix())
+            self._folder = folder
+            self._model_info = settings.model
+            self._reload()
+
+    def _describe_model(self) -> dict[str, Any] | None:
+        if self._model is None:
+            return self._model_info
+        source = self._model.source
+        return {
+            "config": self._model.config.model_dump(),
+            "fingerprint": self._model.fingerprint(),
+            "source": None if source is None else asdict(source),
+        }
+
+    def _known(self, ids: Sequence[str]) -> list[int]:
+        chunk_of = self._view.layout.chunk_of
+        absent = [id_ for id_ in ids if id_ not in chunk_of]
+        if absent:
+            before = self._folder.deleted_ids(absent) if self._folder is not None else self._forgotten
+            unknown = [id_ for id_ in absent if id_ not in before]
+            if unknown:
+                raise UnknownIdError(f"unknown ids: {unknown[:5]} ({len(unknown)} in all); nothing was deleted")
+        return [chunk_of[id_] for id_ in ids if id_ in chunk_of]
+
+    def _change_memory(self, removed: Sequence[int], records: list[Record], keys: Any, vectors: np.ndarray) -> None:
+        view, source = self._view, self._view.source
+        assert isinstance(source, MemorySource)
+        layout, origin = view.layout.changed(removed, records, keys, np.empty(len(records), np.int64))
+        everything = [*source.kept, *records]
+        kept = tuple(everything[i] for i in origin)
+        if _only_appends(origin):
+            self._view = IndexView(view.geometry, layout, MemorySource(kept, source.rows.appended(vectors)))
+            view.hand_over(self._view, vectors)
+        else:
+            moved = np.concatenate([source.rows.array, vectors])[origin]
+            self._view = IndexView(view.geometry, layout, MemorySource(kept, GrowingArray(moved)))
+
+    def _adopt(
+        self,
+        settings: FolderSettings,
+        removed: Sequence[int],
+        records: list[Record],
+        keys: Any,
+        rows: np.ndarray,
+        vectors: np.ndarray,
+    ) -> None:
+        """Make the version that a committed transaction has left."""
+        assert self._folder is not None
+        view = self._view
+        layout, origin = view.layout.changed(removed, records, keys, rows)
+        self._settings = settings
+        mapped = self._folder.map_vectors(settings)
+        self._view = IndexView(
+            view.geometry, layout, FolderSource(self._folder, settings.generation, mapped, layout.rows)
+        )
+        if _only_appends(origin):
+            view.hand_over(self._view, vectors.astype(np.float16).astype(np.float32))
+
+    def _catch_up(self, settings: FolderSettings) -> None:
+        """Take over other processes' changes before making one's own."""
+        if (settings.version, settings.generation) != (self._settings.version, self._settings.generation):
+            self._reload()
+
+    def _reload(self) -> None:
+        assert self._folder is not None
+        settings, layout, vectors = self._folder.read()
+        if settings.dim != self.dim:
+            raise IndexFolderError(f"{self._folder.path} was rebuilt with another dimension; load it again")
+        source = FolderSource(self._folder, settings.generation, vectors, layout.rows)
+        self._settings = settings
+        self._view = IndexView(self._view.geometry, layout, source)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle a bound index as its folder, an unbound one with its contents; never the lock, never the scan."""
+        view = self._view
+        state = {"geometry": view.geometry, "model": self._model, "settings": self._model_settings}
+        if self._folder is not None:
+            return {**state, "path": self._folder.path}
+        assert isinstance(view.source, MemorySource)
+        return {**state, "records": view.source.kept, "vectors": view.source.rows.array, "forgotten": self._forgotten}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the folder again, or take the contents over."""
+        geometry: Geometry = state["geometry"]
+        if "path" in state:
+            loaded = ChunkIndex.load(state["path"], None, *state["settings"], scan=geometry.scan)
+            self.__dict__.update(loaded.__dict__)
+            self._model = state["model"]
+        else:
+            self.__init__(  # type: ignore[misc]
+                state["records"], state["vectors"], state["model"], geometry.mode, geometry.device, geometry.scan
+            )
+            self._forgotten = state["forgotten"]
+
+
+def resolve_model(model: ModelLike, device: str | None = None, dtype: Dtype | None = None) -> QRAGModel:
+    """Return the model itself, or load the one that is named; None names the default model."""
+    if isinstance(model, QRAGModel):
+        return model
+    if model is not None and not isinstance(model, (str, Path)):
+        raise TypeError(f"expected a QRAGModel, a folder, a hub id or None as model, got {type(model).__name__}")
+    return QRAGModel.from_pretrained(model, device=device, dtype=dtype)
+
+
+def _embed(model: QRAGModel, records: Sequence[Record]) -> np.ndarray:
+    return model.encode_chunks(
+        [record.text if record.embedded_text is None else record.embedded_text for record in records]
+    )
+
+
+def _checked_embeddings(embeddings: Any, count: int) -> np.ndarray:
+    vectors = np.ascontiguousarray(embeddings, dtype=np.float32)
+    if vectors.ndim != 2 or vectors.shape[1] == 0:
+        raise ValueError(f"expected embeddings of shape (N, D), got {vectors.shape}")
+    if len(vectors) != count:
+        raise ValueError(f"{count} chunks but {len(vectors)} embeddings; give one embedding for each chunk")
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise ValueError(f"{len(bad)} embeddings have NaN or infinite values, the first is number {bad[0]}")
+    return vectors
+
+
+def _check_dim(dim: int, config: QRAGConfig | None) -> None:
+    if config is not None and dim != config.dim:
+        raise ValueError(f"the embeddings have dimension {dim}, the model's have {config.dim}; was it another model?")
+
+
+def _check_fingerprint(model: QRAGModel, info: Mapping[str, Any]) -> None:
+    if model.fingerprint() != info["fingerprint"]:
+        name = (info["source"] or {}).get("name") or "the default model"
+        raise ModelMismatchError(
+            f"this index was built by another model ({name}, fingerprint {info['fingerprint'][:12]}) than {model!r} "
+            f"(fingerprint {model.fingerprint()[:12]}); load it with that one, or embed anew with reindex=True"
+        )
+
+
+def _only_appends(origin: np.ndarray) -> bool:
+    return bool(np.array_equal(origin, np.arange(len(origin))))

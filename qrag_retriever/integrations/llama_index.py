@@ -1,0 +1,133 @@
+"""The LlamaIndex side: steps become nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from llama_index.core import schema
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.callbacks.base import CallbackManager
+from llama_index.core.node_parser import NodeParser, SentenceSplitter
+from llama_index.core.schema import (
+    BaseNode,
+    Document,
+    IndexNode,
+    MetadataMode,
+    NodeRelationship,
+    NodeWithScore,
+    QueryBundle,
+    RelatedNodeInfo,
+    TextNode,
+)
+
+from qrag_retriever.records import Record
+from qrag_retriever.selection import Selection
+
+HOP_KEY = "qrag_hop"
+
+
+def is_node(item: object) -> bool:
+    """Tell a LlamaIndex node or document."""
+    return isinstance(item, BaseNode)
+
+
+def is_document(item: object) -> bool:
+    """Tell a LlamaIndex document, which is to be split, from a node, which is a chunk."""
+    return isinstance(item, Document)
+
+
+def record_of(node: BaseNode) -> Record:
+    """Make a record of a node; what a live ``IndexNode.obj`` is belongs in the retriever's object map."""
+    text = node.get_content(metadata_mode=MetadataMode.NONE)
+    embedded = node.get_content(metadata_mode=MetadataMode.EMBED)
+    return Record(
+        node.node_id,
+        text,
+        dict(node.metadata),
+        node.ref_doc_id,
+        _without_object(node).to_dict(),
+        None if embedded == text else embedded,
+    )
+
+
+def objects_of(nodes: Sequence[BaseNode]) -> dict[str, Any]:
+    """Return the live objects that index nodes point to, by index id."""
+    return {node.index_id: node.obj for node in nodes if isinstance(node, IndexNode) and _is_live(node)}
+
+
+def node_of(record: Record) -> BaseNode:
+    """Build a new node from a record."""
+    if record.node is None:
+        node = TextNode(id_=record.id, text=record.text, metadata=copy.deepcopy(record.metadata))
+        if record.document_id is not None:
+            node.relationships[NodeRelationship.SOURCE] = RelatedNodeInfo(node_id=record.document_id)
+        return node
+    node_class = getattr(schema, record.node["class_name"], None)
+    if not (isinstance(node_class, type) and issubclass(node_class, BaseNode)):
+        raise ValueError(f"node class {record.node['class_name']!r} is not one of llama_index.core.schema")
+    return node_class.from_dict(copy.deepcopy(record.node))
+
+
+def split_documents(
+    documents: Sequence[Document], splitter: NodeParser | None, chunk_tokens: int, tokenizer: Callable[[str], list[int]]
+) -> list[BaseNode]:
+    """Split documents into nodes: by sentences up to the model's chunk limit, or as ``splitter`` does."""
+    if splitter is None:
+        splitter = SentenceSplitter(chunk_size=chunk_tokens, chunk_overlap=0, tokenizer=tokenizer)
+    return splitter.get_nodes_from_documents(documents)
+
+
+def make_callback_manager() -> CallbackManager:
+    """Return a fresh callback manager."""
+    return CallbackManager()
+
+
+class LlamaIndexSide(BaseRetriever):
+    """``retrieve`` and its relatives."""
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        selection, order = self._ordered_search(  # type: ignore[attr-defined]
+            query_bundle.query_str, first_state=self._first_state(query_bundle)
+        )
+        return self._nodes(selection, order)
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        return await asyncio.to_thread(self._retrieve, query_bundle)
+
+    def _first_state(self, query_bundle: QueryBundle) -> np.ndarray | None:
+        """Return what the bundle says is to be embedded in place of the question, for the first hop (HyDE)."""
+        if query_bundle.embedding is not None:
+            return np.asarray(query_bundle.embedding, np.float32)
+        if query_bundle.custom_embedding_strs:
+            model = self.index.model  # type: ignore[attr-defined]
+            return np.asarray(model.encode_states(query_bundle.custom_embedding_strs).mean(axis=0))
+        return None
+
+    def _nodes(self, selection: Selection, order: Sequence[int]) -> list[NodeWithScore]:
+        records = {record.id: record for record in self.index.get(selection.ids)}  # type: ignore[attr-defined]
+        nodes = []
+        for place in order:
+            step = selection.steps[place]
+            record = records.get(step.id) or Record(step.id, step.text, step.metadata)
+            node = node_of(record)
+            node.metadata[HOP_KEY] = place + 1
+            # For programs; a language model or an embedding has no use for it.
+            for excluded in (node.excluded_llm_metadata_keys, node.excluded_embed_metadata_keys):
+                if HOP_KEY not in excluded:
+                    excluded.append(HOP_KEY)
+            nodes.append(NodeWithScore(node=node, score=step.q_value))
+        return nodes
+
+
+def _is_live(node: IndexNode) -> bool:
+    return node.obj is not None and not isinstance(node.obj, BaseNode)
+
+
+def _without_object(node: BaseNode) -> BaseNode:
+    if isinstance(node, IndexNode) and _is_live(node):
+        return node.model_copy(update={"obj": None})
+    return node

@@ -1,0 +1,360 @@
+"""QRAGModel: the pair of encoders and what belongs to them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qrag_retriever import reference_checkpoint
+from qrag_retriever._files import whole_folder
+from qrag_retriever.config import CONFIG_NAME, QRAGConfig
+from qrag_retriever.default_model import default_encoder_folder
+from qrag_retriever.devices import Dtype, choose_device, choose_dtype
+from qrag_retriever.encoders import ActionEncoder, StateEncoder, keep_layers
+from qrag_retriever.errors import ModelFolderError
+from qrag_retriever.model_card import model_card
+from qrag_retriever.state import StateInput
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
+
+Pair = tuple["SentenceTransformer", "SentenceTransformer"]
+# What of a configuration changes embeddings, and so belongs to the fingerprint of an index.
+_FINGERPRINTED = (
+    "dim", "positions", "stride", "normalize", "output_scale", "query_prompt", "document_prompt", "state_order",
+    "max_chunk_tokens", "max_chunk_tokens_in_state", "max_state_tokens",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model can be had again; kept in an index so that it loads without naming the model.
+
+    Attributes:
+        kind: "default", "pretrained" (a model folder or hub id) or "encoder" (an untrained encoder).
+        name: Folder or hub id; None for the default model.
+        options: What else the constructor needs (``num_layers``, ``revision``, configuration overrides).
+    """
+
+    kind: str
+    name: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self, device: str | None = None, dtype: Dtype | None = None) -> QRAGModel:
+        """Build the model again."""
+        if self.kind == "encoder" and self.name is not None:
+            return QRAGModel.from_encoder(self.name, device=device, dtype=dtype, **self.options)
+        return QRAGModel.from_pretrained(self.name, device=device, dtype=dtype, **self.options)
+
+
+class QRAGModel:
+    """A state encoder, an action encoder, and their configuration.
+
+    Encoders are loaded when they are first used. `encode_states` and `encode_chunks` may be called from many threads.
+    """
+
+    def __init__(
+        self,
+        config: QRAGConfig,
+        load_pair: Callable[[], Pair],
+        source: ModelSource | None = None,
+        device: str | None = None,
+        dtype: Dtype | None = None,
+    ) -> None:
+        """Use the constructors `from_pretrained` and `from_encoder` instead.
+
+        Args:
+            config: The pair's configuration.
+            load_pair: Returns the two sentence-transformers models, in float32; may return one object twice.
+            source: Where the pair can be had again, if anywhere.
+            device: "cpu", "cuda", "mps", ...; None takes the best one there is.
+            dtype: See `from_pretrained`.
+        """
+        self.config = config
+        self.source = source
+        self._load_pair = load_pair
+        self._device = device
+        self._dtype = dtype
+        self._lock = threading.RLock()
+        self._encoders: tuple[StateEncoder, ActionEncoder] | None = None
+        self._fingerprint: str | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path | None = None,
+        device: str | None = None,
+        dtype: Dtype | None = None,
+        revision: str | None = None,
+        **config_overrides: Any,
+    ) -> QRAGModel:
+        """Load a trained model.
+
+        Args:
+            name_or_path: A folder written by `save_pretrained` or by the paper's code, or a hub id. None: the default
+                model.
+            device: "cpu", "cuda", "mps", ...; None takes the best one there is.
+            dtype: "float32" (default), "bfloat16", "float16", or "auto": bfloat16 where the device computes it
+                natively, else float32.
+            revision: Branch, tag or commit of a hub id.
+            **config_overrides: Fields of `QRAGConfig` to replace.
+
+        Raises:
+            ModelFolderError: If the folder is no model, is damaged, or has a newer format.
+            ValueError: If an override is not a field or has a wrong value.
+        """
+        options = {**({"revision": revision} if revision else {}), **config_overrides}
+        if name_or_path is None:
+            folder = default_encoder_folder()
+            model = cls.from_encoder(folder, device=device, dtype=dtype, **config_overrides)
+            model.source = ModelSource("default", None, options)
+            return model
+        folder = Path(name_or_path)
+        source = ModelSource("pretrained", str(folder.absolute() if folder.is_dir() else name_or_path), options)
+        if not folder.is_dir():
+            folder = _download(str(name_or_path), revision)
+        if reference_checkpoint.is_reference_checkpoint(folder):
+            config, loader = reference_checkpoint.read_config(folder), reference_checkpoint.read_encoders
+        else:
+            if not (folder / CONFIG_NAME).is_file() and (folder / "config.json").is_file():
+                raise ModelFolderError(
+                    f"{name_or_path} is a plain encoder without {CONFIG_NAME}; use QRAGModel.from_encoder for it"
+                )
+            config, loader = QRAGConfig.read(folder), _read_pair
+        return cls(config.replaced(**config_overrides), lambda: loader(folder), source, device, dtype)
+
+    @classmethod
+    def from_encoder(
+        cls,
+        name_or_model: str | Path | SentenceTransformer,
+        num_layers: int | None = None,
+        device: str | None = None,
+        dtype: Dtype | None = None,
+        **options: Any,
+    ) -> QRAGModel:
+        """Make an untrained pair from any sentence-transformers encoder: both halves are that encoder.
+
+        With no picks its Q-values are the ordinary dense-retrieval scores of the encoder.
+
+        Args:
+            name_or_model: A sentence-transformers name or folder, or a loaded model.
+            num_layers: Keep only the first layers of the transformer; None keeps all.
+            device: As in `from_pretrained`.
+            dtype: As in `from_pretrained`.
+            **options: Fields of `QRAGConfig` to replace; anything else goes to ``SentenceTransformer``.
+
+        Raises:
+            ValueError: If the model has no transformer to feed, or too few layers.
+        """
+        overrides = {name: options.pop(name) for name in list(options) if name in QRAGConfig.model_fields}
+        source = None
+        if isinstance(name_or_model, (str, Path)):
+            from sentence_transformers import SentenceTransformer
+
+            path = Path(name_or_model)
+            name = str(path.absolute() if path.is_dir() else name_or_model)
+            encoder = SentenceTransformer(name, device="cpu", **options)
+            if options.keys() <= {"revision"}:
+                kept = {"num_layers": num_layers} if num_layers is not None else {}
+                source = ModelSource("encoder", name, {**kept, **options, **overrides})
+        else:
+            encoder = name_or_model
+        if num_layers is not None:
+            keep_layers(encoder, num_layers)
+        config = _untrained_config(encoder).replaced(**overrides)
+        return cls(config, lambda: (encoder, encoder), source, device, dtype)
+
+    @property
+    def device(self) -> str:
+        """The device that the encoders run on, as torch names it."""
+        return choose_device(self._device)
+
+    @property
+    def state_encoder(self) -> StateEncoder:
+        """Embeds states."""
+        return self._loaded()[0]
+
+    @property
+    def action_encoder(self) -> ActionEncoder:
+        """Embeds chunks."""
+        return self._loaded()[1]
+
+    def encode_states(self, states: Sequence[str | StateInput], show_progress: bool | None = None) -> np.ndarray:
+        """Embed states.
+
+        Args:
+            states: Each a query, or a pair of a query and the picked chunks' texts in order.
+            show_progress: None shows a bar on a terminal when it takes more than two seconds.
+
+        Returns:
+            Shape (B, D), float32.
+        """
+        pairs = [(state, ()) if isinstance(state, str) else (state[0], tuple(state[1])) for state in states]
+        return self.state_encoder.encode(pairs, show_progress)
+
+    def encode_chunks(self, texts: Sequence[str], show_progress: bool | None = None) -> np.ndarray:
+        """Embed chunks, each once; shape (B, D), float32, not rotated. ``show_progress`` as in `encode_states`."""
+        return self.action_encoder.encode(texts, show_progress)
+
+    def fingerprint(self) -> str:
+        """Identify everything that decides embeddings: weights of both encoders and the fields that matter.
+
+        The same on every device; weights that were cast to another dtype are identified by what they were before.
+        """
+        with self._lock:
+            if self._fingerprint is not None:
+                return self._fingerprint
+            return _fingerprint(self.config, self.state_encoder.model, self.action_encoder.model)
+
+    def save_pretrained(self, folder: str | Path, compact: bool = False) -> None:
+        """Write a model folder, whole or not at all.
+
+        Args:
+            folder: Where to; an existing model folder is replaced.
+            compact: One bfloat16 file, tensors that both encoders share stored once, instead of two complete
+                sentence-transformers folders.
+
+        Raises:
+            FileExistsError: If the folder holds something that is not a model.
+        """
+        target = Path(folder)
+        with whole_folder(target, may_replace=lambda path: (path / CONFIG_NAME).is_file()) as draft:
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-full-") as scratch:
+                full = Path(scratch) if compact else draft
+                for role, encoder in (("state", self.state_encoder), ("action", self.action_encoder)):
+                    encoder.model.save(str(full / f"{role}_encoder"))
+                if compact:
+                    from qrag_retriever.compact import compress
+
+                    compress(full, draft)
+            (draft / CONFIG_NAME).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            (draft / "README.md").write_text(model_card(self.config), encoding="utf-8")
+
+    def push_to_hub(self, repo_id: str, private: bool | None = None, commit_message: str = "Upload model") -> str:
+        """Upload the model folder to the hub; returns its address."""
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            self.save_pretrained(Path(scratch) / "model")
+            commit = api.upload_folder(
+                repo_id=repo_id, folder_path=Path(scratch) / "model", commit_message=commit_message
+            )
+        return str(commit)
+
+    def _loaded(self) -> tuple[StateEncoder, ActionEncoder]:
+        with self._lock:
+            if self._encoders is None:
+                state, action = self._load_pair()
+                dtype = choose_dtype(self._dtype, self.device)
+                if dtype is not None:
+                    self._fingerprint = _fingerprint(self.config, state, action)
+                for encoder in {id(state): state, id(action): action}.values():
+                    encoder.to(device=self.device, dtype=dtype)
+                self._encoders = StateEncoder(state, self.config), ActionEncoder(action, self.config)
+            return self._encoders
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the source if there is one, else the encoders; locks and loaders stay behind."""
+        kept = {"config": self.config, "source": self.source, "device": self._device, "dtype": self._dtype}
+        if self.source is None:
+            kept["pair"] = tuple(encoder.model for encoder in self._loaded())
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Load the encoders again when they are first used."""
+        source, pair = state["source"], state.get("pair")
+
+        def load_pair() -> Pair:
+            if pair is not None:
+                return pair
+            model = source.load(device="cpu")
+            return model.state_encoder.model, model.action_encoder.model
+
+        self.__init__(state["config"], load_pair, source, state["device"], state["dtype"])  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        """Name the source and the settings that matter most."""
+        name = "in memory" if self.source is None else self.source.name or "default"
+        return f"QRAGModel({name!r}, dim={self.config.dim}, positions={self.config.positions!r})"
+
+
+def _untrained_config(encoder: SentenceTransformer) -> QRAGConfig:
+    modules = {type(module).__name__: module for module in encoder}
+    prompts = {name: text for name, text in (encoder.prompts or {}).items() if text}
+    default = prompts.get(encoder.default_prompt_name or "", "")
+    length = int(encoder.max_seq_length or 512)
+    pooling = getattr(modules.get("Pooling"), "pooling_mode", None)
+    return QRAGConfig(
+        dim=int(_embedding_dimension(encoder)),
+        positions="none",
+        pooling=pooling if isinstance(pooling, str) else "+".join(pooling or ("mean",)),
+        normalize="Normalize" in modules,
+        query_prompt=prompts.get("query", default),
+        document_prompt=next((prompts[key] for key in ("document", "passage", "corpus") if key in prompts), default),
+        max_chunk_tokens=length,
+        max_chunk_tokens_in_state=length,
+    )
+
+
+def _embedding_dimension(encoder: SentenceTransformer) -> int:
+    # Renamed in sentence-transformers 5.4; the old name warns there.
+    ask = getattr(encoder, "get_embedding_dimension", None) or encoder.get_sentence_embedding_dimension
+    return int(ask() or 0)
+
+
+def _fingerprint(config: QRAGConfig, state: SentenceTransformer, action: SentenceTransformer) -> str:
+    digest = hashlib.sha256(repr([(name, getattr(config, name)) for name in _FINGERPRINTED]).encode())
+    for encoder in (state,) if state is action else (state, action):
+        for name, tensor in sorted(encoder.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read_pair(folder: Path) -> Pair:
+    """Load both encoders of a model folder, full or compact."""
+    from sentence_transformers import SentenceTransformer
+
+    from qrag_retriever.compact import ROLES, expand, is_compact
+
+    scratch = Path(tempfile.mkdtemp(prefix="qrag-")) if is_compact(folder) else None
+    try:
+        if scratch is not None:
+            expand(folder, scratch)
+        root = scratch or folder
+        for role in ROLES:
+            if not (root / role).is_dir():
+                raise ModelFolderError(f"{folder} is incomplete: {role}/ is missing")
+        try:
+            state, action = (SentenceTransformer(str(root / role), device="cpu") for role in ROLES)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ModelFolderError(f"the encoders in {folder} cannot be loaded: {error}") from error
+        return state, action
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """Fetch a model from the hub, or from its cache when offline; weights in safetensors only."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.md", "*.model"]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:
+        raise ModelFolderError(f"{name!r} is neither a folder nor a model that the hub has: {error}") from error

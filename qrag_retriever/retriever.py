@@ -1,0 +1,452 @@
+"""QRAGRetriever: one class, a true LangChain retriever and a true LlamaIndex retriever.
+
+It is a thin view of a `ChunkIndex` and holds search settings only, so several retrievers can share one index.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from qrag_retriever.config import Mode
+from qrag_retriever.devices import Dtype
+from qrag_retriever.filters import Filters
+from qrag_retriever.index import ChunkIndex, ModelLike, resolve_model
+from qrag_retriever.records import Record, document_of, records_from_texts
+from qrag_retriever.scan import ScanKind
+from qrag_retriever.selection import Selection
+from qrag_retriever.selector import MultiStepSelector
+
+MinQ = float | Literal["auto"] | None
+Order = Literal["retrieved", "document"]
+# What an index keeps of a retriever.
+_SAVED = ("k", "min_q", "beam_width", "order", "score_key")
+
+
+class _Settings(BaseModel):
+    """What both sides share: the index, the search settings, and all methods that know no framework."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", populate_by_name=True)
+
+    index: ChunkIndex = Field(exclude=True)
+    k: int = Field(4, ge=1, validation_alias=AliasChoices("k", "similarity_top_k"))
+    min_q: MinQ = None
+    beam_width: int = Field(1, ge=1)
+    order: Order = "retrieved"
+    filters: Any = None
+    score_key: str | None = "score"
+    # LlamaIndex's own attributes; they must be fields to exist on a pydantic object.
+    callback_manager: Any = Field(default=None, exclude=True, repr=False, validate_default=True)
+    object_map: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
+    verbose: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_objects(cls, values: Any) -> Any:
+        """Accept LlamaIndex's ``objects=``: index nodes whose objects are searched in turn."""
+        if isinstance(values, dict) and "objects" in values:
+            values = dict(values)
+            objects = values.pop("objects") or []
+            values["object_map"] = {
+                **(values.get("object_map") or {}), **{node.index_id: node.obj for node in objects}
+            }  # fmt: skip
+        return values
+
+    @field_validator("callback_manager", mode="before")
+    @classmethod
+    def _default_callback_manager(cls, value: Any) -> Any:
+        return _llama_index.make_callback_manager() if value is None and _llama_index is not None else value
+
+    @field_validator("object_map", mode="before")
+    @classmethod
+    def _default_object_map(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+    @model_validator(mode="after")
+    def _check_min_q(self) -> _Settings:
+        if self.min_q is not None:
+            self._selector()
+        return self
+
+    @property
+    def similarity_top_k(self) -> int:
+        """LlamaIndex's name for ``k``."""
+        return self.k
+
+    @similarity_top_k.setter
+    def similarity_top_k(self, k: int) -> None:
+        self.k = k
+
+    @property
+    def _verbose(self) -> bool:
+        """LlamaIndex's private name for ``verbose``."""
+        return self.verbose
+
+    @_verbose.setter
+    def _verbose(self, verbose: bool) -> None:
+        self.verbose = verbose
+
+    @property
+    def mode(self) -> Mode:
+        """The index's mode: "document" or "corpus"."""
+        return self.index.mode
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Sequence[str],
+        metadatas: Sequence[Mapping[str, Any] | None] | None = None,
+        ids: Sequence[str] | None = None,
+        model: ModelLike = None,
+        mode: Mode | Literal["auto"] = "auto",
+        device: str | None = None,
+        scan: ScanKind = "auto",
+        **settings: Any,
+    ) -> QRAGRetriever:
+        """Embed chunks and make a retriever for them.
+
+        Args:
+            texts: The chunks, in document order.
+            metadatas: One dict for each, or None. ``document_id`` (else ``source``) names the document it is part of.
+            ids: One for each, or None to have them made.
+            model: A `QRAGModel`, a model folder, a hub id, or None for the default model.
+            mode: "document" (relative positions, picked chunks shown in document order), "corpus" (no positions, order
+                of picking) or "auto": "document".
+            device: Of the model and the scan.
+            scan: See `ChunkIndex`.
+            **settings: Fields of the retriever: ``k``, ``min_q``, ``beam_width``, ``order``, ``filters``, ...
+
+        Raises:
+            ValueError: If there are no texts, lengths differ, or an id occurs twice.
+            TypeError: If a text is not a string.
+        """
+        index = ChunkIndex.from_texts(texts, metadatas, ids, model, mode, device, scan)
+        return cls(index=index, **settings)  # type: ignore[return-value]
+
+    @classmethod
+    def from_documents(
+        cls,
+        documents: Sequence[Any],
+        splitter: Any = None,
+        model: ModelLike = None,
+        mode: Mode | Literal["auto"] = "auto",
+        device: str | None = None,
+        scan: ScanKind = "auto",
+        **settings: Any,
+    ) -> QRAGRetriever:
+        """Index documents of either framework.
+
+        LlamaIndex documents are split by sentences up to the model's chunk limit; LangChain documents and LlamaIndex
+        nodes are chunks already and are taken as they are.
+
+        Args:
+            documents: LangChain documents, LlamaIndex documents or nodes, mixed at will.
+            splitter: A LlamaIndex node parser to split LlamaIndex documents with.
+            model: As in `from_texts`.
+            mode: As in `from_texts`; "auto": "document" if everything comes from one source document (or no source is
+                known), else "corpus".
+            device: As in `from_texts`.
+            scan: As in `from_texts`.
+            **settings: As in `from_texts`.
+
+        Raises:
+            ValueError: If there are no documents.
+            TypeError: If something is neither framework's document.
+        """
+        model = resolve_model(model, device)
+        records, objects = _records_of(documents, splitter, model)
+        if mode == "auto":
+            mode = "document" if len({record.document_id for record in records}) <= 1 else "corpus"
+        index = ChunkIndex.from_records(records, model, mode, device, scan)
+        objects.update(settings.pop("object_map", None) or {})
+        return cls(index=index, object_map=objects, **settings)  # type: ignore[return-value]
+
+    @classmethod
+    def from_defaults(
+        cls, index: Any = None, nodes: Sequence[Any] | None = None, docstore: Any = None, **arguments: Any
+    ) -> QRAGRetriever:
+        """Make a retriever from exactly one of: an index, nodes, a docstore.
+
+        Args:
+            index: A `ChunkIndex`, or a LlamaIndex index, whose docstore is read.
+            nodes: LlamaIndex nodes.
+            docstore: A LlamaIndex docstore; all its nodes are indexed.
+            **arguments: As for `from_documents`; for a `ChunkIndex` the retriever's fields.
+
+        Raises:
+            ValueError: If none or several of them are given.
+        """
+        given = {"index": index, "nodes": nodes, "docstore": docstore}
+        named = [name for name, value in given.items() if value is not None]
+        if len(named) != 1:
+            raise ValueError(f"expected exactly one of index, nodes and docstore, got {' and '.join(named) or 'none'}")
+        if isinstance(index, ChunkIndex):
+            return cls(index=index, **arguments)  # type: ignore[return-value]
+        if index is not None:
+            docstore = index.docstore
+        return cls.from_documents(list(docstore.docs.values()) if nodes is None else nodes, **arguments)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        model: ModelLike = None,
+        device: str | None = None,
+        dtype: Dtype | None = None,
+        reindex: bool = False,
+        scan: ScanKind = "auto",
+        **settings: Any,
+    ) -> QRAGRetriever:
+        """Open an index folder with the settings that were saved; see `ChunkIndex.load`.
+
+        Args:
+            path: A folder written by `save`.
+            model: As in `ChunkIndex.load`.
+            device: As in `ChunkIndex.load`.
+            dtype: As in `ChunkIndex.load`.
+            reindex: As in `ChunkIndex.load`.
+            scan: As in `ChunkIndex.load`.
+            **settings: Fields of the retriever that replace the saved ones.
+        """
+        index = ChunkIndex.load(path, model, device, dtype, reindex, scan)
+        if "similarity_top_k" in settings:
+            settings["k"] = settings.pop("similarity_top_k")
+        return cls(index=index, **{**index.retriever_settings, **settings})  # type: ignore[return-value]
+
+    @classmethod
+    def from_persist_dir(cls, path: str | Path, **arguments: Any) -> QRAGRetriever:
+        """LlamaIndex's name for `load`."""
+        return cls.load(path, **arguments)
+
+    def save(self, path: str | Path) -> None:
+        """Write the index and this retriever's settings to a folder; see `ChunkIndex.save`. Filters are not saved."""
+        self.index.save(path, {name: getattr(self, name) for name in _SAVED})
+
+    def persist(self, path: str | Path) -> None:
+        """LlamaIndex's name for `save`."""
+        self.save(path)
+
+    def search(self, query: str, k: int | None = None, filters: Filters | None = None, min_q: MinQ = None) -> Selection:
+        """Search, and return the hops with all that is known of them.
+
+        Args:
+            query: The question.
+            k: Most chunks to return, this time.
+            filters: In place of the retriever's, this time.
+            min_q: In place of the retriever's, this time.
+        """
+        return self._selector(k, filters, min_q).select(query)
+
+    def search_many(
+        self, queries: Sequence[str], k: int | None = None, filters: Filters | None = None, min_q: MinQ = None
+    ) -> list[Selection]:
+        """Search for many queries at once; their states are embedded in one batch at each hop."""
+        return self._selector(k, filters, min_q).select_many(queries)
+
+    async def asearch(
+        self, query: str, k: int | None = None, filters: Filters | None = None, min_q: MinQ = None
+    ) -> Selection:
+        """Do as `search`, off the event loop."""
+        return await asyncio.to_thread(self.search, query, k, filters, min_q)
+
+    def add_texts(
+        self,
+        texts: Sequence[str],
+        metadatas: Sequence[Mapping[str, Any] | None] | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> list[str]:
+        """Add chunks at the end of their document, or of the index; a known id is an update. Returns the ids."""
+        return self.index.add(records_from_texts(texts, metadatas, ids))
+
+    async def aadd_texts(
+        self,
+        texts: Sequence[str],
+        metadatas: Sequence[Mapping[str, Any] | None] | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> list[str]:
+        """Do as `add_texts`, off the event loop."""
+        return await asyncio.to_thread(self.add_texts, texts, metadatas, ids)
+
+    def add_documents(self, documents: Sequence[Any], splitter: Any = None) -> list[str]:
+        """Add documents of either framework, as `from_documents` takes them. Returns the chunks' ids."""
+        records, objects = _records_of(documents, splitter, self.index.model)
+        ids = self.index.add(records)
+        self.object_map.update(objects)
+        return ids
+
+    async def aadd_documents(self, documents: Sequence[Any], splitter: Any = None) -> list[str]:
+        """Do as `add_documents`, off the event loop."""
+        return await asyncio.to_thread(self.add_documents, documents, splitter)
+
+    def delete_ref_doc(self, ref_doc_id: str) -> list[str]:
+        """Delete all chunks of a document; returns their ids.
+
+        Raises:
+            UnknownIdError: If no chunk belongs to it.
+        """
+        return self.index.delete_document(ref_doc_id)
+
+    def _selector(self, k: int | None = None, filters: Filters | None = None, min_q: MinQ = None) -> MultiStepSelector:
+        return MultiStepSelector(
+            self.index,
+            k=self.k if k is None else k,
+            min_q=self.min_q if min_q is None else min_q,
+            beam_width=self.beam_width,
+            filters=self.filters if filters is None else filters,
+        )
+
+    def _ordered_search(
+        self,
+        query: str,
+        k: int | None = None,
+        filters: Filters | None = None,
+        min_q: MinQ = None,
+        first_state: np.ndarray | None = None,
+    ) -> tuple[Selection, list[int]]:
+        """Search; also return the steps' numbers in the order that the frameworks are to show them."""
+        selection = self._selector(k, filters, min_q).select(query, first_state)
+        places = list(range(len(selection.steps)))
+        if self.order == "document":
+            places.sort(key=lambda place: selection.steps[place].chunk_id)
+        return selection, places
+
+
+def _import_side(module: str, framework: str) -> ModuleType | None:
+    """Import one side; None if its framework is not installed. Any other failure is raised."""
+    try:
+        return import_module(f"qrag_retriever.integrations.{module}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != framework.split(".")[0]:
+            raise
+        return None
+
+
+_langchain = _import_side("langchain", "langchain_core")
+_llama_index = _import_side("llama_index", "llama_index.core")
+if _langchain is None and _llama_index is None:
+    raise ImportError("QRAGRetriever needs LangChain or LlamaIndex: pip install langchain-core llama-index-core")
+
+
+def _missing(method: str, package: str) -> Any:
+    def method_of_missing_framework(self: object, *args: object, **kwargs: object) -> None:
+        raise ImportError(f"{method}() needs {package}, which is not installed: pip install {package}")
+
+    method_of_missing_framework.__name__ = method
+    return method_of_missing_framework
+
+
+class _NoLangChain:
+    """Stands in for the LangChain side where LangChain is not installed."""
+
+    invoke = _missing("invoke", "langchain-core")
+    ainvoke = _missing("ainvoke", "langchain-core")
+    batch = _missing("batch", "langchain-core")
+
+    def delete(self, ids: list[str]) -> dict[str, Any]:
+        """Delete chunks by id; see `ChunkIndex.delete`."""
+        gone = self.index.delete(ids)  # type: ignore[attr-defined]
+        return {"num_deleted": len(gone), "succeeded": gone, "num_failed": 0, "failed": []}
+
+
+class _NoLlamaIndex:
+    """Stands in for the LlamaIndex side where LlamaIndex is not installed."""
+
+    retrieve = _missing("retrieve", "llama-index-core")
+    aretrieve = _missing("aretrieve", "llama-index-core")
+
+
+if TYPE_CHECKING:
+    from qrag_retriever.integrations.langchain import LangChainSide
+    from qrag_retriever.integrations.llama_index import LlamaIndexSide
+else:
+    LangChainSide = _NoLangChain if _langchain is None else _langchain.LangChainSide
+    LlamaIndexSide = _NoLlamaIndex if _llama_index is None else _llama_index.LlamaIndexSide
+
+
+class QRAGRetriever(_Settings, LangChainSide, LlamaIndexSide):
+    """Multi-step retriever for LangChain and LlamaIndex.
+
+    Every pydantic base comes before LlamaIndex's, whose constructor must not run: it knows nothing of fields.
+
+    Attributes:
+        index: What is searched.
+        k: Most chunks to return, which is also the number of hops; alias ``similarity_top_k``.
+        min_q: Stop when the best Q-value is not above it; "auto" takes the model's calibrated value; None never stops.
+        beam_width: Sequences of picks to keep at every hop.
+        order: "retrieved" returns chunks in the order of picking, "document" as they stand in the document. Affects
+            what the frameworks return, never ``Selection.steps``.
+        filters: LlamaIndex ``MetadataFilters``, a dict, or a callable on metadata.
+        score_key: Metadata key of a LangChain document that gets the Q-value of its own hop; None leaves it out.
+            Scores are not monotone over hops. ``MultiQueryRetriever`` compares whole documents, so it finds duplicates
+            only with None.
+
+    Example:
+        >>> retriever = QRAGRetriever.from_texts(chunks)  # doctest: +SKIP
+        >>> retriever.search("Where was the football before the kitchen?")  # doctest: +SKIP
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", populate_by_name=True)
+
+    def get_prompts(self, config: Any = None) -> Any:
+        """Return no prompts: the one method that both frameworks' base classes define, differently."""
+        return {}
+
+    def __eq__(self, other: object) -> bool:
+        """Compare by identity: an index has no cheap equality."""
+        return self is other
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        """Summarise; also works on a half-built object, inside error messages."""
+        fields = self.__dict__
+        return f"QRAGRetriever({fields.get('index')!r}, k={fields.get('k')}, min_q={fields.get('min_q')})"
+
+    __str__ = __repr__
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Leave the callback manager behind: its handlers hold locks."""
+        state = dict(super().__getstate__())
+        state["__dict__"] = {**state["__dict__"], "callback_manager": None}
+        return state
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Make a new callback manager."""
+        super().__setstate__(state)
+        self.callback_manager = type(self)._default_callback_manager(None)
+
+
+def _records_of(documents: Sequence[Any], splitter: Any, model: Any) -> tuple[list[Record], dict[str, Any]]:
+    """Make records of either framework's documents; also return the live objects that index nodes point to."""
+    if isinstance(documents, (str, bytes)) or not isinstance(documents, Sequence):
+        raise TypeError(f"expected a sequence of documents or nodes, got {type(documents).__name__}")
+    if not documents:
+        raise ValueError("expected at least one document, got none; an index needs text to search in")
+    records: list[Record] = []
+    objects: dict[str, Any] = {}
+    for number, item in enumerate(documents):
+        if _llama_index is not None and _llama_index.is_node(item):
+            nodes = [item]
+            if _llama_index.is_document(item):
+                encoder = model.action_encoder
+                nodes = _llama_index.split_documents([item], splitter, encoder.content_limit, encoder.token_ids)
+            records.extend(_llama_index.record_of(node) for node in nodes)
+            objects.update(_llama_index.objects_of(nodes))
+        elif hasattr(item, "page_content") and hasattr(item, "metadata"):
+            metadata = dict(item.metadata)
+            record_id = item.id or str(uuid.uuid4())
+            records.append(Record(record_id, item.page_content, metadata, document_of(metadata)))
+        else:
+            raise TypeError(
+                f"document {number} is a {type(item).__name__}; expected LangChain documents, LlamaIndex documents or "
+                "nodes (for plain strings use from_texts)"
+            )
+    return records, objects

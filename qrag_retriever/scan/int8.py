@@ -1,0 +1,152 @@
+"""The scan over int8 codes: a quarter of the bytes, the identical top-k.
+
+A row is kept as ``a = codes * scale + r``. A rotation keeps norms, so at any position
+``|<R(-p) s, a> - <R(-p) s, codes * scale>| <= |s| |r|``: one stored norm per row bounds the error everywhere. The state
+is rounded too, to 16 bits; with ``e`` its rounding error, ``|<e, codes * scale>| <= |e| |codes * scale|``, and |e| is at
+most half a step per component. Every row whose upper bound reaches the k-th best lower bound is scored again from the
+exact embeddings; those are the true top-k, always, and few.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from qrag_retriever._extras import require_extra
+from qrag_retriever.rotary import phase_rows, rotate_backward
+from qrag_retriever.scan.base import ExactRows, StateQuery, top_of_candidates
+from qrag_retriever.scan.growing import GrowingArray
+from qrag_retriever.scan.threads import for_row_slices
+
+# Rounding of the float32 arithmetic itself, relative to |s| |a|: about D / 2 roundings of 2 ** -24, with room.
+_FLOAT_MARGIN = 1e-5
+_RESCORED_AT_ONCE = 8192
+
+
+class Codes(NamedTuple):
+    """Int8 codes of chunk embeddings: ``vectors ~ codes * scales[:, None]``, residuals of norm ``residual_norms``."""
+
+    codes: GrowingArray
+    scales: GrowingArray
+    residual_norms: GrowingArray
+
+    def appended(self, vectors: np.ndarray) -> Codes:
+        """Return codes with more rows; these stay valid."""
+        return Codes(*(old.appended(new) for old, new in zip(self, quantise(vectors), strict=True)))
+
+
+def quantise(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Quantise embeddings (N, D) row by row; returns codes int8 (N, D), scales (N,) and residual norms (N,)."""
+    kernels = require_extra("numba", "fast") and _kernels()
+    codes = np.empty(vectors.shape, np.int8)
+    scales, residual_norms = (np.empty(len(vectors), np.float32) for _ in range(2))
+    for first in range(0, len(vectors), _RESCORED_AT_ONCE):
+        part = slice(first, first + _RESCORED_AT_ONCE)
+        exact = np.ascontiguousarray(vectors[part], dtype=np.float32)
+        kernels.quantise(exact, codes[part], scales[part], residual_norms[part])
+    return codes, scales, residual_norms
+
+
+class Int8Scan:
+    """Exact top-k over int8 codes, rescored from the exact embeddings."""
+
+    def __init__(self, codes: Codes, exact_rows: ExactRows) -> None:
+        """Wrap codes.
+
+        Args:
+            codes: Of N chunks.
+            exact_rows: Reads exact embeddings back, a few dozen rows a hop (from memory or from a file map).
+        """
+        self._codes = codes
+        self._exact_rows = exact_rows
+        self._dim = codes.codes.array.shape[1]
+        # |codes * scale| <= |a| + |r|; the largest row bounds the error of the rounded state for all rows.
+        peak = codes.scales.array.max(initial=0.0) * 127 * math.sqrt(self._dim)
+        self._largest_row = float(peak)
+
+    @property
+    def num_chunks(self) -> int:
+        """Rows of the matrix."""
+        return len(self._codes.codes.array)
+
+    @property
+    def hot_bytes(self) -> int:
+        """Memory that one pass reads."""
+        return sum(part.array.nbytes for part in self._codes)
+
+    def appended(self, vectors: np.ndarray, exact_rows: ExactRows) -> Int8Scan:
+        """Return a scan with (M, D) more rows; see `Scan.appended`."""
+        return Int8Scan(self._codes.appended(vectors), exact_rows)
+
+    def top_k(
+        self, queries: Sequence[StateQuery], k: int, mask: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Find the k best chunks of each state; see `Scan.top_k`."""
+        kernels = _kernels()
+        num_blocks = -(-self.num_chunks // kernels.BLOCK)
+        scores = np.empty((len(queries), self.num_chunks), np.float32)
+        lower, upper = (np.full((len(queries), num_blocks), -np.inf, np.float32) for _ in range(2))
+        prepared = self._prepared(queries, mask)
+        arrays = [part.array for part in self._codes]
+        for_row_slices(
+            self.num_chunks, lambda rows: kernels.score_rows(*arrays, *prepared, *rows, scores, lower, upper)
+        )
+        slack, factors = arrays[2], prepared[-1]
+        ids, values = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+        for b, query in enumerate(queries):
+            kept = kernels.survivors(scores[b], slack, lower[b], upper[b], factors[b, 1], factors[b, 2], k)
+            ids[b], values[b] = top_of_candidates(kept, self._exact_scores(query, kept), k)
+        return ids, values
+
+    def _prepared(self, queries: Sequence[StateQuery], mask: np.ndarray | None) -> tuple[np.ndarray, ...]:
+        """Lay out the states' runs, rotated codes, picks and bounds for the kernel."""
+        run_counts = [len(query.runs.positions) for query in queries]
+        codes = np.empty((sum(run_counts), self._dim), np.int16)
+        factors = np.empty((len(queries), 3), np.float32)
+        first = 0
+        for b, query in enumerate(queries):
+            stop = first + run_counts[b]
+            factors[b] = self._round_state(query, codes[first:stop])
+            first = stop
+        return (
+            np.concatenate([query.runs.edges for query in queries]),
+            np.cumsum([0, *run_counts]),
+            codes,
+            np.array([chunk_id for query in queries for chunk_id in query.excluded], np.int64),
+            np.cumsum([0, *(len(query.excluded) for query in queries)]),
+            np.empty(0, np.bool_) if mask is None else mask,
+            factors,
+        )
+
+    def _round_state(self, query: StateQuery, codes: np.ndarray) -> tuple[float, float, float]:
+        """Write the rotated state as int16 codes; return its code scale and the two factors of the error bound."""
+        state = query.state
+        # No int32 sum of D products may overflow, and no rotation makes a component larger than its pair's norm.
+        largest_code = min(32767, (2**31 - 1) // (127 * self._dim)) - 1
+        amplitude = float(np.sqrt((state.reshape(-1, 2) ** 2).sum(1).max()))
+        scale = amplitude / largest_code if amplitude > 0 else 1.0
+        cos, sin, rows = phase_rows(query.runs.positions, self._dim)
+        _kernels().rotate_to_codes(state, cos, sin, rows, np.float32(1 / scale), codes)
+        norm = float(np.linalg.norm(state))
+        rounding = 0.51 * scale * math.sqrt(self._dim) + _FLOAT_MARGIN * norm
+        return scale, norm * (1 + 1e-4), rounding * self._largest_row
+
+    def _exact_scores(self, query: StateQuery, ids: np.ndarray) -> np.ndarray:
+        scores = np.empty(len(ids), np.float32)
+        for first in range(0, len(ids), _RESCORED_AT_ONCE):
+            part = ids[first : first + _RESCORED_AT_ONCE]
+            runs = np.searchsorted(query.runs.edges, part, "right") - 1
+            rotated = rotate_backward(query.state, query.runs.positions[runs])
+            scores[first : first + len(part)] = np.einsum("nd,nd->n", self._exact_rows(part), rotated)
+        return scores
+
+
+@lru_cache(maxsize=1)
+def _kernels():  # type: ignore[no-untyped-def]  # the module object
+    from qrag_retriever.scan import kernels
+
+    return kernels

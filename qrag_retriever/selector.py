@@ -1,0 +1,276 @@
+"""MultiStepSelector: the loop over an index that picks one chunk after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from qrag_retriever.filters import Filters
+from qrag_retriever.index import ChunkIndex
+from qrag_retriever.records import Record, check_text
+from qrag_retriever.selection import Selection, Step, StopReason
+from qrag_retriever.state import RetrievalState
+from qrag_retriever.view import IndexView
+
+RankBy = Literal["max", "last", "mean"]
+
+
+@dataclass(frozen=True)
+class _Path:
+    """One sequence of picks for one query: a beam, or the only path of a greedy search."""
+
+    state: RetrievalState
+    steps: tuple[Step, ...] = ()
+    stop_reason: StopReason | None = None
+
+    def rank(self, rank_by: RankBy) -> float:
+        values = [step.q_value for step in self.steps]
+        if not values:
+            return -np.inf
+        if rank_by == "last":
+            return values[-1]
+        return max(values) if rank_by == "max" else float(np.mean(values))
+
+    def stopped(self, reason: StopReason) -> _Path:
+        return _Path(self.state, self.steps, reason)
+
+
+@dataclass
+class _Search:
+    """The paths of one query."""
+
+    first_state: np.ndarray | None
+    paths: list[_Path]
+    finished: list[_Path] = field(default_factory=list)
+
+
+class MultiStepSelector:
+    """Picks chunks one by one: embed the state, take what has the best Q-value, repeat.
+
+    Greedy by default; ``beam_width`` above 1 keeps several sequences of picks and returns the best; ``temperature``
+    samples. Safe to use from many threads, except while sampling with one seed.
+
+    Source: Q-RAG (arXiv 2511.07328), Section 3 (greedy), Plan Q-RAG (beam search).
+    """
+
+    def __init__(
+        self,
+        index: ChunkIndex,
+        k: int = 4,
+        min_q: float | Literal["auto"] | None = None,
+        beam_width: int = 1,
+        temperature: float | None = None,
+        sample_top_k: int = 5,
+        seed: int | None = None,
+        rank_by: RankBy = "max",
+        filters: Filters | None = None,
+    ) -> None:
+        """Set up a selector.
+
+        Args:
+            index: Where to search.
+            k: Most chunks to pick, which is also the number of hops.
+            min_q: Stop when the best Q-value is not above this, also before the first pick; "auto" takes the model's
+                calibrated value for the index's mode; None never stops early.
+            beam_width: Sequences of picks to keep at every hop.
+            temperature: Sample from softmax(Q / temperature) over the best chunks; None picks the best.
+            sample_top_k: Chunks to sample from.
+            seed: Of the sampling.
+            rank_by: How beams are ranked: by the highest Q-value reached, the last one, or the mean.
+            filters: See `qrag_retriever.filters`.
+
+        Raises:
+            ValueError: If a number is out of range, or "auto" is asked of a model without a calibrated value.
+        """
+        _check_at_least_one(k=k, beam_width=beam_width, sample_top_k=sample_top_k)
+        if temperature is not None and (temperature <= 0 or beam_width > 1):
+            raise ValueError(f"sampling needs a positive temperature and beam_width 1, got {temperature}, {beam_width}")
+        if rank_by not in ("max", "last", "mean"):
+            raise ValueError(f"expected rank_by 'max', 'last' or 'mean', got {rank_by!r}")
+        self.index = index
+        self.k = k
+        self.min_q = _resolved_min_q(min_q, index)
+        self.beam_width = beam_width
+        self.temperature = temperature
+        self.sample_top_k = sample_top_k
+        self.rank_by: RankBy = rank_by
+        self.filters = filters
+        self._random = np.random.default_rng(seed)
+
+    def select(self, query: str, first_state: np.ndarray | None = None) -> Selection:
+        """Search for one query.
+
+        Args:
+            query: The question, not empty.
+            first_state: Shape (D,): used in place of the first hop's state embedding (a hypothetical document's, say).
+
+        Raises:
+            ValueError: If the query is empty or ``first_state`` has another dimension.
+            TypeError: If the query is not a string.
+        """
+        return self.select_many([query], [first_state])[0]
+
+    def select_many(
+        self, queries: Sequence[str], first_states: Sequence[np.ndarray | None] | None = None
+    ) -> list[Selection]:
+        """Search for many queries: at each hop their states are embedded in one batch.
+
+        Picks the same chunks as `select` one by one where Q-values differ by more than 1e-5.
+        """
+        if isinstance(queries, str):
+            raise TypeError("expected a sequence of queries, got one string; put it in a list")
+        for query in queries:
+            check_query(query)
+        given = [None] * len(queries) if first_states is None else list(first_states)
+        searches = [
+            _Search(self._checked_first_state(state), [_Path(RetrievalState(query))])
+            for query, state in zip(queries, given, strict=True)
+        ]
+        view, mask = self.index.view.restricted(self.filters)
+        available = len(view) if mask is None else int(mask.sum())
+        for hop in range(self.k):
+            self._stop_all_if(hop >= available, searches, "exhausted")
+            if not any(search.paths for search in searches):
+                break
+            self._hop(searches, view, mask)
+        self._stop_all_if(True, searches, "k")
+        return [self._selection(search) for search in searches]
+
+    def _hop(self, searches: Sequence[_Search], view: IndexView, mask: np.ndarray | None) -> None:
+        paths = [path for search in searches for path in search.paths]
+        states = self._embed(searches, view)
+        width = self.sample_top_k if self.temperature is not None else self.beam_width
+        chunk_ids, values = view.top_k(states, [path.state.picked for path in paths], width, mask)
+        row = 0
+        for search in searches:
+            candidates: list[tuple[float, int, int, float]] = []  # rank, row, chunk, Q-value
+            for path in search.paths:
+                found = [(int(c), float(q)) for c, q in zip(chunk_ids[row], values[row], strict=True) if c >= 0]
+                if not found or (self.min_q is not None and found[0][1] <= self.min_q):
+                    search.finished.append(path.stopped("min_q" if found else "exhausted"))
+                elif self.temperature is not None:
+                    candidates.append((0.0, row, *self._sampled(found)))
+                else:
+                    candidates.extend((self._rank(path, q), row, chunk, q) for chunk, q in found)
+                row += 1
+            search.paths = self._best(candidates, paths, states, view)
+
+    def _best(
+        self,
+        candidates: list[tuple[float, int, int, float]],
+        paths: Sequence[_Path],
+        states: np.ndarray,
+        view: IndexView,
+    ) -> list[_Path]:
+        """Keep the best continuations; two orders of one set of chunks are one state."""
+        chosen, seen = [], set()
+        for _, row, chunk, q_value in sorted(candidates, key=lambda candidate: (-candidate[0], candidate[1:3])):
+            picks = frozenset((*paths[row].state.picked, chunk))
+            if picks not in seen and len(chosen) < self.beam_width:
+                seen.add(picks)
+                chosen.append((row, chunk, q_value))
+        records = view.records([chunk for _, chunk, _ in chosen])
+        return [
+            self._extended(paths[row], chunk, q_value, record, states[row], view)
+            for (row, chunk, q_value), record in zip(chosen, records, strict=True)
+        ]
+
+    def _extended(
+        self, path: _Path, chunk: int, q_value: float, record: Record, state: np.ndarray, view: IndexView
+    ) -> _Path:
+        step = Step(
+            chunk_id=int(view.global_ids(np.array([chunk]))[0]),
+            id=record.id,
+            text=record.text,
+            metadata=dict(record.metadata),
+            q_value=q_value,
+            position=view.positions(path.state.picked).position_of(chunk),
+            position_gain=view.gain(state, chunk, q_value),
+        )
+        return _Path(path.state.append(chunk, record.text), (*path.steps, step))
+
+    def _embed(self, searches: Sequence[_Search], view: IndexView) -> np.ndarray:
+        """Embed the states of all open paths, (P, D); a given first state replaces its query's first."""
+        model = self.index.model
+        order = model.config.order_in(view.geometry.mode)
+        states = np.empty((sum(len(search.paths) for search in searches), self.index.dim), np.float32)
+        rows, inputs, row = [], [], 0
+        for search in searches:
+            for path in search.paths:
+                if search.first_state is not None and not path.steps:
+                    states[row] = search.first_state
+                else:
+                    rows.append(row)
+                    inputs.append(path.state.render(order))
+                row += 1
+        if inputs:
+            states[rows] = model.encode_states(inputs, show_progress=False)
+        return states
+
+    def _rank(self, path: _Path, q_value: float) -> float:
+        """Rank a path continued by a chunk of this Q-value."""
+        if self.rank_by == "last" or not path.steps:
+            return q_value
+        if self.rank_by == "max":
+            return max(q_value, path.rank("max"))
+        return (path.rank("mean") * len(path.steps) + q_value) / (len(path.steps) + 1)
+
+    def _sampled(self, found: Sequence[tuple[int, float]]) -> tuple[int, float]:
+        assert self.temperature is not None
+        logits = np.array([q_value for _, q_value in found]) / self.temperature
+        weights = np.exp(logits - logits.max())
+        return found[self._random.choice(len(found), p=weights / weights.sum())]
+
+    def _stop_all_if(self, condition: bool, searches: Sequence[_Search], reason: StopReason) -> None:
+        if condition:
+            for search in searches:
+                search.finished.extend(path.stopped(reason) for path in search.paths)
+                search.paths = []
+
+    def _selection(self, search: _Search) -> Selection:
+        best = max(search.finished, key=lambda path: path.rank(self.rank_by))
+        assert best.stop_reason is not None
+        return Selection(best.state.query, best.steps, best.stop_reason)
+
+    def _checked_first_state(self, state: np.ndarray | None) -> np.ndarray | None:
+        if state is None:
+            return None
+        state = np.asarray(state, np.float32)
+        if state.shape != (self.index.dim,):
+            raise ValueError(f"expected a state embedding of shape ({self.index.dim},), got {state.shape}")
+        if not np.isfinite(state).all():
+            raise ValueError("the given state embedding has NaN or infinite values")
+        return state
+
+
+def check_query(query: object) -> None:
+    """Raise TypeError unless a query is a string, ValueError if it is blank or not valid Unicode."""
+    check_text(query, "the query")
+    if not str(query).strip():
+        raise ValueError("the query is empty; ask something")
+
+
+def _check_at_least_one(**numbers: object) -> None:
+    for name, number in numbers.items():
+        if not isinstance(number, (int, np.integer)) or isinstance(number, bool):
+            raise TypeError(f"{name} must be an integer, got {number!r}")
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+
+
+def _resolved_min_q(min_q: float | str | None, index: ChunkIndex) -> float | None:
+    if min_q is None:
+        return None
+    if isinstance(min_q, str):
+        if min_q != "auto":
+            raise ValueError(f"expected min_q as a number, 'auto' or None, got {min_q!r}")
+        calibrated = index.model.config.min_q.get(index.mode)
+        if calibrated is None:
+            raise ValueError(f"the model has no calibrated min_q for {index.mode} mode; give a number or None")
+        return calibrated
+    if np.isnan(min_q):
+        raise ValueError("min_q must not be NaN")
+    return float(min_q)

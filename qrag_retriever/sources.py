@@ -1,0 +1,56 @@
+"""Where a version of an index reads its records and exact vectors: memory or a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qrag_retriever.records import Record
+from qrag_retriever.scan.growing import GrowingArray
+from qrag_retriever.storage import IndexFolder
+
+
+@dataclass(frozen=True)
+class MemorySource:
+    """Records and float32 vectors in memory, in chunk order."""
+
+    kept: Sequence[Record]
+    rows: GrowingArray
+
+    def records(self, chunk_ids: Sequence[int]) -> list[Record]:
+        """Read records in the given order."""
+        return [self.kept[i] for i in chunk_ids]
+
+    def vectors(self, chunk_ids: np.ndarray) -> np.ndarray:
+        """Read exact embeddings: (M, D), float32."""
+        return self.rows.array[chunk_ids]
+
+    def matrix(self) -> np.ndarray:
+        """Return all embeddings, not copied."""
+        return self.rows.array
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Records and float16 vectors of an index folder, as one version names them."""
+
+    folder: IndexFolder
+    generation: int
+    mapped: np.ndarray
+    rows: np.ndarray
+
+    def records(self, chunk_ids: Sequence[int]) -> list[Record]:
+        """Read records in the given order."""
+        return self.folder.records([int(self.rows[i]) for i in chunk_ids], self.generation)
+
+    def vectors(self, chunk_ids: np.ndarray) -> np.ndarray:
+        """Read exact embeddings: (M, D), float32."""
+        return np.asarray(self.mapped[self.rows[chunk_ids]], np.float32)
+
+    def matrix(self) -> np.ndarray:
+        """Return all embeddings: the map itself while no row was replaced or moved, else a copy."""
+        count = len(self.rows)
+        in_place = count <= len(self.mapped) and np.array_equal(self.rows, np.arange(count))
+        return self.mapped[:count] if in_place else self.mapped[self.rows]

@@ -1,0 +1,375 @@
+"""An index on disk: a folder with an SQLite database and an append-only file of float16 vectors.
+
+The vectors of an addition are written and synced before the transaction that names them, so a crash leaves either the
+old index or the new one. Records are never overwritten, only marked invalid: a reader in another process keeps its
+version. Every record carries a checksum over its text, its place and its vector.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qrag_retriever._files import sync, whole_folder
+from qrag_retriever.errors import IndexFolderError
+from qrag_retriever.layout import Key, Layout
+from qrag_retriever.records import Record, check_json
+
+DATABASE_NAME = "index.sqlite"
+FORMAT_VERSION = 1
+_BUSY_SECONDS = 60.0
+_SCHEMA = """
+CREATE TABLE settings (value TEXT NOT NULL, checksum INTEGER NOT NULL);
+CREATE TABLE chunks (
+    row INTEGER PRIMARY KEY, major INTEGER NOT NULL, minor INTEGER NOT NULL, id TEXT NOT NULL, document_id TEXT,
+    valid INTEGER NOT NULL, checksum INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX valid_ids ON chunks (id) WHERE valid = 1;
+CREATE TABLE records (
+    row INTEGER PRIMARY KEY, text TEXT NOT NULL, metadata TEXT NOT NULL, node TEXT, checksum INTEGER NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True)
+class FolderSettings:
+    """What an index folder says of itself.
+
+    Attributes:
+        dim: Components of a vector.
+        mode: "document" or "corpus".
+        model: Configuration, fingerprint and source of the model that built it; None if there was none.
+        retriever: The retriever's settings, if one was saved.
+        vectors_file: Name of the vectors' file.
+        num_rows: Vectors in that file that a transaction has named.
+        num_chunks: Valid chunks.
+        version: Counts the transactions.
+        generation: Counts the complete rewrites; rows keep their meaning within one.
+        format_version: Of the folder.
+    """
+
+    dim: int
+    mode: str
+    model: dict[str, Any] | None = None
+    retriever: dict[str, Any] = field(default_factory=dict)
+    vectors_file: str = "vectors.f16"
+    num_rows: int = 0
+    num_chunks: int = 0
+    version: int = 0
+    generation: int = 0
+    format_version: int = FORMAT_VERSION
+
+
+class IndexFolder:
+    """The files of one index. Safe for many threads; several processes may read while one writes."""
+
+    def __init__(self, path: Path) -> None:
+        """Name a folder; nothing is opened yet."""
+        self.path = path
+        self._lock = threading.RLock()
+        self._reader: tuple[int, sqlite3.Connection] | None = None
+
+    def read(self) -> tuple[FolderSettings, Layout, np.ndarray]:
+        """Read settings and layout in one transaction, map the vectors, and verify every chunk's checksum.
+
+        Returns:
+            Settings, layout, and the mapped vectors (num_rows, dim), float16.
+
+        Raises:
+            IndexFolderError: If the folder is not an index, or is damaged.
+        """
+        if not (self.path / DATABASE_NAME).is_file():
+            raise IndexFolderError(f"{self.path} is not an index folder: it has no {DATABASE_NAME}")
+        with self._reading() as connection:
+            settings = self._settings(connection)
+            found = connection.execute(
+                "SELECT row, major, minor, id, document_id, checksum FROM chunks WHERE valid = 1 ORDER BY major, minor"
+            ).fetchall()
+        vectors = self.map_vectors(settings)
+        if len(found) != settings.num_chunks:
+            raise self._damaged(f"it should hold {settings.num_chunks} chunks and has {len(found)}")
+        if found and not 0 <= min(entry[0] for entry in found) <= max(entry[0] for entry in found) < len(vectors):
+            raise self._damaged("a chunk has no vector")
+        for row, major, minor, id_, document, checksum in found:
+            if _chunk_checksum(row, (major, minor), id_, document, vectors[row]) != checksum:
+                raise self._damaged(f"the checksum of chunk {id_!r} does not match")
+        rows, keys = (np.array([entry[part] for entry in found], np.int64) for part in (slice(0, 1), slice(1, 3)))
+        layout = Layout(
+            rows.reshape(-1),
+            keys.reshape(-1, 2),
+            tuple(entry[3] for entry in found),
+            tuple(entry[4] for entry in found),
+        )
+        return settings, layout, vectors
+
+    def records(self, rows: Sequence[int], generation: int) -> list[Record]:
+        """Read records by row, in the given order, valid or not.
+
+        Raises:
+            IndexFolderError: If a record is missing or damaged, or the folder was rewritten since it was opened.
+        """
+        found: dict[int, Record] = {}
+        with self._reading() as connection:
+            if self._settings(connection).generation != generation:
+                raise IndexFolderError(f"{self.path} was rewritten since it was opened; load it again")
+            for first in range(0, len(rows), 500):
+                part = [int(row) for row in rows[first : first + 500]]
+                marks = ",".join("?" * len(part))
+                query = (
+                    "SELECT row, id, document_id, text, metadata, node, records.checksum "
+                    f"FROM records JOIN chunks USING (row) WHERE row IN ({marks})"  # noqa: S608  # only question marks
+                )
+                for row, id_, document, text, metadata, node, checksum in connection.execute(query, part):
+                    if _record_checksum(row, text, metadata, node) != checksum:
+                        raise self._damaged(f"the checksum of the text of chunk {id_!r} does not match")
+                    stored = json.loads(node) if node else {}
+                    found[row] = Record(
+                        id_, text, json.loads(metadata), document, stored.get("node"), stored.get("embedded_text")
+                    )
+        missing = [int(row) for row in rows if int(row) not in found]
+        if missing:
+            raise self._damaged(f"the text of row {missing[0]} is missing")
+        return [found[int(row)] for row in rows]
+
+    def deleted_ids(self, ids: Sequence[str]) -> set[str]:
+        """Return those of the ids that the index has held and no longer holds."""
+        with self._reading() as connection:
+            return {
+                id_
+                for id_ in ids
+                if connection.execute("SELECT 1 FROM chunks WHERE id = ? AND valid = 0 LIMIT 1", (id_,)).fetchone()
+            }
+
+    @contextmanager
+    def writing(self) -> Iterator[Transaction]:
+        """Open the one write transaction; commits at the end of the block, rolls back if it raises.
+
+        Raises:
+            PermissionError: If the folder is read-only.
+            OSError: If the disk is full.
+        """
+        with self._lock, self._errors():
+            connection = self._connect("rw")
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                transaction = Transaction(self, connection, self._settings(connection))
+                yield transaction
+                transaction.finish()
+                connection.execute("COMMIT")
+            finally:
+                # Closing rolls back what was not committed.
+                connection.close()
+
+    def write_new(self, settings: FolderSettings, records: Sequence[Record], vectors: np.ndarray) -> None:
+        """Write a complete index: a new folder, or the new contents of an existing index, whole or not at all.
+
+        Raises:
+            FileExistsError: If the path holds something that is not an index.
+            TypeError: If metadata is not JSON; the message names the key.
+        """
+        for record in records:
+            check_json(record.metadata, f"metadata of {record.id!r}")
+        if (self.path / DATABASE_NAME).is_file():
+            self._rewrite(settings, records, vectors)
+            return
+        with whole_folder(self.path, may_replace=lambda _: False) as draft:
+            folder = IndexFolder(draft)
+            connection = folder._connect("rwc")
+            try:
+                connection.executescript(_SCHEMA)
+                connection.execute("BEGIN IMMEDIATE")
+                transaction = Transaction(folder, connection, replace(settings, version=0, num_rows=0, num_chunks=0))
+                transaction.add(records, _initial_keys(len(records)), vectors)
+                transaction.finish()
+                connection.execute("COMMIT")
+            finally:
+                connection.close()
+
+    def _rewrite(self, settings: FolderSettings, records: Sequence[Record], vectors: np.ndarray) -> None:
+        with self.writing() as transaction:
+            old = transaction.settings
+            generation = old.generation + 1
+            transaction.settings = replace(
+                settings,
+                vectors_file=f"vectors-{generation}.f16",
+                num_rows=0,
+                num_chunks=0,
+                version=old.version,
+                generation=generation,
+            )
+            transaction.clear()
+            transaction.add(records, _initial_keys(len(records)), vectors)
+        # Readers that still map the old file keep it until they close it.
+        (self.path / old.vectors_file).unlink(missing_ok=True)
+
+    def map_vectors(self, settings: FolderSettings) -> np.ndarray:
+        """Map the vectors that settings name: (num_rows, dim), float16.
+
+        Raises:
+            IndexFolderError: If the file is missing or too short.
+        """
+        path = self.path / Path(settings.vectors_file).name
+        needed = settings.num_rows * settings.dim * 2
+        size = path.stat().st_size if path.is_file() else 0
+        if size < needed:
+            raise self._damaged(f"{path.name} has {size} bytes, {needed} are needed; it is missing or cut short")
+        if not settings.num_rows:
+            return np.empty((0, settings.dim), np.float16)
+        return np.memmap(path, np.float16, mode="r", shape=(settings.num_rows, settings.dim))
+
+    def _settings(self, connection: sqlite3.Connection) -> FolderSettings:
+        row = connection.execute("SELECT value, checksum FROM settings").fetchone()
+        if row is None or zlib.crc32(str(row[0]).encode()) != row[1]:
+            raise self._damaged("the checksum of its settings does not match")
+        values = json.loads(row[0])
+        if values.get("format_version") != FORMAT_VERSION:
+            raise IndexFolderError(
+                f"{self.path} has index format {values.get('format_version')}, this release reads {FORMAT_VERSION}; "
+                "upgrade, or build the index again"
+            )
+        return FolderSettings(**values)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._errors():
+            # SQLite connections must not cross a fork.
+            if self._reader is None or self._reader[0] != os.getpid():
+                self._reader = (os.getpid(), self._connect("ro"))
+            connection = self._reader[1]
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.execute("COMMIT")
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        uri = f"{(self.path / DATABASE_NAME).absolute().as_uri()}?mode={mode}"
+        connection = sqlite3.connect(
+            uri, uri=True, isolation_level=None, check_same_thread=False, timeout=_BUSY_SECONDS
+        )
+        if mode != "ro":
+            # A rollback journal, not a write-ahead log: that needs a writable folder even to read. EXTRA syncs the
+            # folder entry too; without spilling, readers wait only for the commit itself.
+            connection.execute("PRAGMA journal_mode = DELETE")
+            connection.execute("PRAGMA synchronous = EXTRA")
+            connection.execute("PRAGMA cache_spill = OFF")
+        return connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn SQLite's errors into those that a caller expects."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            text = str(error)
+            if "readonly" in text or "read-only" in text or "unable to open" in text:
+                raise PermissionError(f"{self.path} cannot be written: {text}; save to another folder") from error
+            if "full" in text or "disk I/O" in text:
+                raise OSError(f"{self.path} could not be written, nothing was changed: {text}") from error
+            if "locked" in text:
+                raise TimeoutError(f"{self.path} was in use for {_BUSY_SECONDS:.0f} s; try again") from error
+            raise self._damaged(text) from error
+        except (sqlite3.DatabaseError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise self._damaged(str(error)) from error
+
+    def _damaged(self, reason: str) -> IndexFolderError:
+        return IndexFolderError(f"{self.path} is damaged: {reason}; restore it or build the index again")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the path alone."""
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open again when needed."""
+        self.__init__(state["path"])  # type: ignore[misc]
+
+
+class Transaction:
+    """A change to an index folder that happens whole or not at all."""
+
+    def __init__(self, folder: IndexFolder, connection: sqlite3.Connection, settings: FolderSettings) -> None:
+        """Start from the settings as they are within the transaction."""
+        self.settings = settings
+        self._folder = folder
+        self._connection = connection
+
+    def add(self, records: Sequence[Record], keys: Sequence[Key], vectors: np.ndarray) -> np.ndarray:
+        """Append vectors, synced, and insert the records that name them; returns their rows, shape (M,).
+
+        Raises:
+            TypeError: If metadata is not JSON; the message names the key.
+            ValueError: If a vector does not fit into float16.
+        """
+        for record in records:
+            check_json(record.metadata, f"metadata of {record.id!r}")
+        first = self.settings.num_rows
+        stored = self._write_vectors(vectors)
+        chunks, texts = [], []
+        for row, (record, key, vector) in enumerate(zip(records, keys, stored, strict=True), start=first):
+            metadata = json.dumps(record.metadata, ensure_ascii=False)
+            extra = {"node": record.node, "embedded_text": record.embedded_text}
+            node = json.dumps(extra, ensure_ascii=False) if any(value is not None for value in extra.values()) else None
+            checksum = _chunk_checksum(row, key, record.id, record.document_id, vector)
+            chunks.append((row, *key, record.id, record.document_id, 1, checksum))
+            texts.append((row, record.text, metadata, node, _record_checksum(row, record.text, metadata, node)))
+        self._connection.executemany("INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)", chunks)
+        self._connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", texts)
+        count = len(records)
+        self.settings = replace(self.settings, num_rows=first + count, num_chunks=self.settings.num_chunks + count)
+        return np.arange(first, first + count, dtype=np.int64)
+
+    def invalidate(self, rows: np.ndarray) -> None:
+        """Mark records as no longer part of the index; their texts stay until the index is rewritten by a save."""
+        self._connection.executemany("UPDATE chunks SET valid = 0 WHERE row = ?", [(int(row),) for row in rows])
+        self.settings = replace(self.settings, num_chunks=self.settings.num_chunks - len(rows))
+
+    def clear(self) -> None:
+        """Drop all records."""
+        self._connection.execute("DELETE FROM chunks")
+        self._connection.execute("DELETE FROM records")
+
+    def finish(self) -> None:
+        """Write the settings; the last step before the commit."""
+        self.settings = replace(self.settings, version=self.settings.version + 1)
+        value = json.dumps(asdict(self.settings), ensure_ascii=False)
+        self._connection.execute("DELETE FROM settings")
+        self._connection.execute("INSERT INTO settings VALUES (?, ?)", (value, zlib.crc32(value.encode())))
+
+    def _write_vectors(self, vectors: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            stored = np.ascontiguousarray(vectors, dtype=np.float16)
+        if not np.isfinite(stored).all():
+            raise ValueError("an embedding component exceeds 65504 and does not fit into float16; scale the embeddings")
+        path = self._folder.path / self.settings.vectors_file
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        with os.fdopen(descriptor, "r+b") as file:
+            # What lies behind the last named vector is left from a write that was cut off.
+            file.seek(self.settings.num_rows * self.settings.dim * 2)
+            file.write(stored.reshape(-1).view(np.uint8).data)
+            file.flush()
+            os.fsync(file.fileno())
+        if self.settings.num_rows == 0:
+            sync(path.parent)
+        return stored
+
+
+def _initial_keys(count: int) -> list[Key]:
+    return [(major, 0) for major in range(count)]
+
+
+def _chunk_checksum(row: int, key: Key, id_: str, document: str | None, vector: np.ndarray) -> int:
+    return zlib.crc32(vector.tobytes(), zlib.crc32(f"{row} {key[0]} {key[1]} {id_!r} {document!r}".encode()))
+
+
+def _record_checksum(row: int, text: str, metadata: str, node: str | None) -> int:
+    return zlib.crc32(f"{row} {metadata!r} {node!r} {text}".encode())

@@ -1,0 +1,226 @@
+"""One version of an index, as a search sees it: immutable, whatever is added or deleted meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from qrag_retriever.config import Mode, Positions
+from qrag_retriever.filters import Filters, compile_filters, single_document
+from qrag_retriever.layout import Layout
+from qrag_retriever.positions import Runs, absolute_runs, relative_runs, uniform_run
+from qrag_retriever.records import Record
+from qrag_retriever.rotary import check_dim, rotate_forward
+from qrag_retriever.scan import Scan, ScanKind, StateQuery, make_scan
+from qrag_retriever.scan.factory import choose_kind
+
+_ROTATED_AT_ONCE = 65_536
+_CACHED_VIEWS = 8
+# Scores of a batch of states that are held at one time: 128 MiB.
+_SCORES_AT_ONCE = 2**25
+
+
+class Source(Protocol):
+    """Where a version's records and exact vectors are read from, by chunk id."""
+
+    def records(self, chunk_ids: Sequence[int]) -> list[Record]:
+        """Read records in the given order."""
+
+    def vectors(self, chunk_ids: np.ndarray) -> np.ndarray:
+        """Read exact, unrotated embeddings: (M, D), float32."""
+
+    def matrix(self) -> np.ndarray:
+        """Return all embeddings in chunk order, (N, D), float32 or float16; a view or a map where possible."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How chunks are placed and scanned.
+
+    Attributes:
+        dim: Components of an embedding.
+        mode: "document" or "corpus".
+        positions: The model's kind of positions; corpus mode places all chunks at 0.
+        stride: Of relative positions.
+        scan: Kind of scan.
+        device: Torch device of the scan; None or "cpu" for the processor.
+    """
+
+    dim: int
+    mode: Mode
+    positions: Positions
+    stride: int
+    scan: ScanKind
+    device: str | None
+
+    @property
+    def placed(self) -> Positions:
+        """The positions in force: none in corpus mode."""
+        return self.positions if self.mode == "document" else "none"
+
+
+class IndexView:
+    """Layout, records and scan of one version."""
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        layout: Layout,
+        source: Source,
+        scan: Scan | None = None,
+        chunk_ids: np.ndarray | None = None,
+    ) -> None:
+        """Build a version.
+
+        Args:
+            geometry: How chunks are placed and scanned.
+            layout: Their order.
+            source: Their records and vectors.
+            scan: A scan of exactly these chunks, if there is one already; else it is built when first needed.
+            chunk_ids: For a view of a part of an index: the chunk ids that it holds, ascending.
+        """
+        if geometry.placed != "none":
+            check_dim(geometry.dim)
+        self.geometry = geometry
+        self.layout = layout
+        self.source = source
+        self._chunk_ids = chunk_ids
+        self._scan = scan
+        self._lock = threading.Lock()
+        self._parts: dict[str, IndexView] = {}
+        self._masks: dict[str, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        """Count the chunks."""
+        return len(self.layout) if self._chunk_ids is None else len(self._chunk_ids)
+
+    @property
+    def scan(self) -> Scan:
+        """The scan of this version's chunks."""
+        with self._lock:
+            if self._scan is None:
+                kind = choose_kind(self.geometry.scan, len(self))
+                self._scan = make_scan(self._placed_matrix(), self._exact_rows, kind, self.geometry.device)
+            return self._scan
+
+    @property
+    def hot_bytes(self) -> int:
+        """Memory that one hop reads; 0 before the first search."""
+        return 0 if self._scan is None else self._scan.hot_bytes
+
+    def hand_over(self, successor: IndexView, vectors: np.ndarray) -> None:
+        """Continue the scan, if it is built, for a version that only appends these vectors."""
+        if self._scan is not None and self.geometry.placed != "absolute":
+            successor._scan = self._scan.appended(vectors, successor._exact_rows)
+
+    def global_ids(self, chunk_ids: np.ndarray) -> np.ndarray:
+        """Translate this view's chunk ids to those of the whole index; -1 stays."""
+        if self._chunk_ids is None:
+            return chunk_ids
+        return np.where(chunk_ids >= 0, self._chunk_ids[chunk_ids], -1)
+
+    def records(self, chunk_ids: Sequence[int]) -> list[Record]:
+        """Read records by this view's chunk ids."""
+        return self.source.records([int(i) for i in self.global_ids(np.asarray(chunk_ids, np.int64))])
+
+    def runs(self, picked: Sequence[int]) -> Runs:
+        """Return the positions that the scan applies to a state with these picks."""
+        if self.geometry.placed == "relative":
+            return relative_runs(len(self), picked, self.geometry.stride)
+        # Absolute positions are part of the matrix already.
+        return uniform_run(len(self))
+
+    def positions(self, picked: Sequence[int]) -> Runs:
+        """Return the positions of the chunks as the model means them, given the picks."""
+        return absolute_runs(len(self)) if self.geometry.placed == "absolute" else self.runs(picked)
+
+    def top_k(
+        self, states: np.ndarray, picked: Sequence[Sequence[int]], k: int, mask: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One hop for B states; see `ChunkIndex.top_k`."""
+        if not len(self):
+            return np.full((len(states), k), -1, np.int64), np.full((len(states), k), -np.inf, np.float32)
+        queries = [
+            StateQuery(state, self.runs(picks), tuple(sorted(picks)))
+            for state, picks in zip(states, picked, strict=True)
+        ]
+        size = max(1, _SCORES_AT_ONCE // len(self))
+        if len(queries) <= size:
+            return self.scan.top_k(queries, k, mask)
+        groups = [self.scan.top_k(queries[i : i + size], k, mask) for i in range(0, len(queries), size)]
+        return np.concatenate([ids for ids, _ in groups]), np.concatenate([values for _, values in groups])
+
+    def gain(self, state: np.ndarray, chunk_id: int, q_value: float) -> float:
+        """Return what its position added to a chunk's Q-value: Q minus Q at position 0."""
+        if self.geometry.placed == "none":
+            return 0.0
+        vector = self.source.vectors(self.global_ids(np.array([chunk_id])))[0]
+        return q_value - float(vector @ state)
+
+    def restricted(self, filters: Filters | None) -> tuple[IndexView, np.ndarray | None]:
+        """Apply filters.
+
+        Returns:
+            The view to search and a mask over its chunks. Filters that require one document give that document alone,
+            with positions of its own; all others only mask.
+        """
+        if filters is None:
+            return self, None
+        document = single_document(filters)
+        view = self if document is None else self._part(document)
+        return view, view._mask(filters)
+
+    def _part(self, document: str) -> IndexView:
+        with self._lock:
+            part = self._parts.get(document)
+        if part is None:
+            chunk_ids = self.layout.chunks_of_document.get(document, np.empty(0, np.int64))
+            part = IndexView(self.geometry, self.layout, self.source, chunk_ids=chunk_ids)
+            self._remember(self._parts, document, part)
+        return part
+
+    def _mask(self, filters: Filters) -> np.ndarray:
+        # A callable may depend on anything, so its answer is not kept.
+        key = None if callable(filters) else repr(filters)
+        mask = self._masks.get(key) if key is not None else None
+        if mask is None:
+            allows = compile_filters(filters)
+            mask = np.array(
+                [
+                    allows(record.filter_view())
+                    for first in range(0, len(self), _ROTATED_AT_ONCE)
+                    for record in self.records(range(first, min(first + _ROTATED_AT_ONCE, len(self))))
+                ],
+                np.bool_,
+            )
+            if key is not None:
+                self._remember(self._masks, key, mask)
+        return mask
+
+    def _remember(self, cache: dict[str, Any], key: str, value: Any) -> None:
+        with self._lock:
+            while len(cache) >= _CACHED_VIEWS:
+                cache.pop(next(iter(cache)))
+            cache[key] = value
+
+    def _placed_matrix(self) -> np.ndarray:
+        matrix = self.source.matrix()
+        if self._chunk_ids is not None:
+            first, stop = (int(self._chunk_ids[0]), int(self._chunk_ids[-1]) + 1) if len(self._chunk_ids) else (0, 0)
+            contiguous = stop - first == len(self._chunk_ids)
+            matrix = matrix[first:stop] if contiguous else self.source.vectors(self._chunk_ids)
+        if self.geometry.placed != "absolute":
+            return matrix
+        placed = np.empty(matrix.shape, np.float32)
+        for first in range(0, len(matrix), _ROTATED_AT_ONCE):
+            part = np.asarray(matrix[first : first + _ROTATED_AT_ONCE], np.float32)
+            placed[first : first + len(part)] = rotate_forward(part, np.arange(first, first + len(part)))
+        return placed
+
+    def _exact_rows(self, chunk_ids: np.ndarray) -> np.ndarray:
+        vectors = self.source.vectors(self.global_ids(chunk_ids))
+        return rotate_forward(vectors, chunk_ids) if self.geometry.placed == "absolute" else vectors
