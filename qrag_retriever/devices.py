@@ -28,13 +28,13 @@ def choose_device(device: str | None) -> str:
         kind = torch.device(device).type
     except RuntimeError as error:
         raise ValueError(f"expected a torch device such as 'cpu', 'cuda:0' or 'mps', got {device!r}") from error
-    usable = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if kind in usable and not usable[kind]():
+    usable = (kind != "cuda" or torch.cuda.is_available()) and (kind != "mps" or torch.backends.mps.is_available())
+    if not usable:
         raise ValueError(f"device {device!r} is not available here; use device='cpu' or install torch for it")
     return device
 
 
-def choose_dtype(dtype: Dtype | torch.dtype | None, device: str) -> torch.dtype | None:
+def choose_dtype(dtype: str | torch.dtype | None, device: str) -> torch.dtype | None:
     """Return the dtype to cast encoders to; None leaves them in float32.
 
     Raises:
@@ -44,12 +44,12 @@ def choose_dtype(dtype: Dtype | torch.dtype | None, device: str) -> torch.dtype 
 
     known = {None: None, "float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if isinstance(dtype, torch.dtype):
-        dtype = str(dtype).removeprefix("torch.")  # type: ignore[assignment]
+        dtype = str(dtype).removeprefix("torch.")
     if dtype == "auto":
         return torch.bfloat16 if computes_bfloat16(device) else None
     if dtype not in known:
         raise ValueError(f"expected dtype 'auto', 'float32', 'bfloat16' or 'float16', got {dtype!r}")
-    return known[dtype]  # type: ignore[index]
+    return known[dtype]
 
 
 def computes_bfloat16(device: str) -> bool:

@@ -79,7 +79,7 @@ class Encoder:
         features = {name: value.to(self.device) for name, value in padded.items()}
         if prompt_tokens:
             features["prompt_length"] = prompt_tokens
-        embeddings = self.model(features)["sentence_embedding"].float()[:, : self.config.dim]
+        embeddings: torch.Tensor = self.model(features)["sentence_embedding"].float()[:, : self.config.dim]
         if self.config.normalize:
             embeddings = torch.nn.functional.normalize(embeddings, dim=1)
         return embeddings * self.config.output_scale
@@ -214,7 +214,7 @@ def shortened(pieces: list[TokenIds], limit: int) -> list[TokenIds]:
 
 def position_limit(model: SentenceTransformer) -> int | None:
     """Return the most tokens that the transformer's positions allow; None where nothing limits them."""
-    transformer = model[0].auto_model
+    transformer: Any = model[0].auto_model
     for name, module in transformer.named_modules():
         if name.endswith("position_embeddings") and hasattr(module, "num_embeddings"):
             # RoBERTa and its heirs count positions from behind the padding index.
@@ -232,7 +232,7 @@ def keep_layers(model: SentenceTransformer, num_layers: int) -> None:
     """
     import torch
 
-    transformer = model[0].auto_model
+    transformer: Any = model[0].auto_model
     total = transformer.config.num_hidden_layers
     if not 1 <= num_layers <= total:
         raise ValueError(f"expected num_layers from 1 to {total}, got {num_layers}")

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from qrag_retriever.backing import FolderBacking, MemoryBacking
 from qrag_retriever.config import Mode, QRAGConfig
 from qrag_retriever.devices import Dtype
-from qrag_retriever.errors import IndexFolderError, ModelMismatchError, UnknownIdError
+from qrag_retriever.errors import ModelMismatchError, UnknownIdError
 from qrag_retriever.layout import Layout
 from qrag_retriever.model import ModelSource, QRAGModel
 from qrag_retriever.positions import DEFAULT_STRIDE
@@ -20,7 +21,7 @@ from qrag_retriever.q_values import q_values
 from qrag_retriever.records import Record, check_records, records_from_texts
 from qrag_retriever.scan import ScanKind
 from qrag_retriever.scan.growing import GrowingArray
-from qrag_retriever.sources import FolderSource, MemorySource
+from qrag_retriever.sources import MemorySource
 from qrag_retriever.storage import FolderSettings, IndexFolder
 from qrag_retriever.view import Geometry, IndexView
 
@@ -54,30 +55,29 @@ class ChunkIndex:
             scan: "float32", "int8" (a quarter of the memory traffic, the same results, needs the ``fast`` extra) or
                 "auto".
         """
-        if mode not in ("document", "corpus"):
-            raise ValueError(f"expected mode 'document' or 'corpus', got {mode!r}")
         vectors = _checked_embeddings(embeddings, len(records))
         check_records(records)
         config = model.config if model is not None else None
         _check_dim(vectors.shape[1], config)
+        geometry = _geometry(vectors.shape[1], mode, config, scan, device)
+        view = IndexView(geometry, Layout.initial(records), MemorySource(tuple(records), GrowingArray(vectors)))
+        self._set_up(MemoryBacking(), view, model, None, (device, None))
+
+    def _set_up(
+        self,
+        backing: MemoryBacking | FolderBacking,
+        view: IndexView,
+        model: QRAGModel | None,
+        model_info: dict[str, Any] | None,
+        model_settings: tuple[str | None, Dtype | None],
+    ) -> None:
+        self._backing = backing
+        self._view = view
         self._model = model
-        self._model_info: dict[str, Any] | None = None
-        self._model_settings: tuple[str | None, Dtype | None] = (device, None)
-        self._write_lock = threading.RLock()
-        self._folder: IndexFolder | None = None
-        self._settings = FolderSettings(dim=vectors.shape[1], mode=mode)
-        self._forgotten: set[str] = set()
-        geometry = Geometry(
-            dim=vectors.shape[1],
-            mode=mode,
-            # Without a model nothing says otherwise, so document mode means what the method means by it.
-            positions=config.positions if config is not None else "relative",
-            stride=config.stride if config is not None else DEFAULT_STRIDE,
-            scan=scan,
-            device=device,
-        )
-        source = MemorySource(tuple(records), GrowingArray(vectors))
-        self._view = IndexView(geometry, Layout.initial(records), source)
+        # Of a loaded index: configuration, fingerprint and source of the model that built it.
+        self._model_info = model_info
+        self._model_settings = model_settings
+        self._lock = threading.RLock()
 
     @classmethod
     def from_texts(
@@ -202,35 +202,24 @@ class ChunkIndex:
             IndexFolderError: If the folder is not an index or is damaged.
             ModelMismatchError: If ``model`` is another one, and ``reindex`` is off.
         """
-        folder = IndexFolder(Path(path))
-        settings, layout, vectors = folder.read()
+        backing, layout, source = FolderBacking.open(IndexFolder(Path(path)))
+        info = backing.settings.model
+        config = None if info is None else QRAGConfig(**info["config"])
+        geometry = _geometry(backing.settings.dim, backing.settings.mode, config, scan, device)
         index = cls.__new__(cls)
-        index._write_lock = threading.RLock()
-        index._folder, index._settings, index._forgotten = folder, settings, set()
-        index._model, index._model_info, index._model_settings = None, settings.model, (device, dtype)
-        config = QRAGConfig(**settings.model["config"]) if settings.model else None
-        geometry = Geometry(
-            dim=settings.dim,
-            mode=settings.mode,  # type: ignore[arg-type]
-            positions=config.positions if config else "relative",
-            stride=config.stride if config else DEFAULT_STRIDE,
-            scan=scan,
-            device=device,
-        )
-        index._view = IndexView(geometry, layout, FolderSource(folder, settings.generation, vectors, layout.rows))
+        index._set_up(backing, IndexView(geometry, layout, source), None, info, (device, dtype))
         if model is None:
             return index
         given = resolve_model(model, device, dtype)
-        if reindex and (settings.model is None or given.fingerprint() != settings.model["fingerprint"]):
+        if reindex and (info is None or given.fingerprint() != info["fingerprint"]):
             records = index.view.records(range(len(index)))
             fresh = cls.from_records(records, given, geometry.mode, device, scan)
-            fresh._settings = index._settings
-            fresh.save(path)
+            fresh.save(path, backing.settings.retriever)
             return fresh
-        if settings.model is None:
-            _check_dim(settings.dim, given.config)
+        if info is None:
+            _check_dim(geometry.dim, given.config)
         else:
-            _check_fingerprint(given, settings.model)
+            _check_fingerprint(given, info)
         index._model = given
         return index
 
@@ -241,7 +230,7 @@ class ChunkIndex:
 
     @property
     def mode(self) -> Mode:
-        """ "document" or "corpus"."""
+        """Either "document" or "corpus"."""
         return self._view.geometry.mode
 
     @property
@@ -257,7 +246,7 @@ class ChunkIndex:
     @property
     def path(self) -> Path | None:
         """The folder that the index is bound to, if any."""
-        return None if self._folder is None else self._folder.path
+        return self._backing.folder.path if isinstance(self._backing, FolderBacking) else None
 
     @property
     def hot_bytes(self) -> int:
@@ -267,7 +256,14 @@ class ChunkIndex:
     @property
     def retriever_settings(self) -> dict[str, Any]:
         """What `save` was told to keep for the retriever."""
-        return dict(self._settings.retriever)
+        return dict(self._backing.settings.retriever) if isinstance(self._backing, FolderBacking) else {}
+
+    @property
+    def config(self) -> QRAGConfig | None:
+        """Configuration of the model that built the index; None if there was none. Loads nothing."""
+        if self._model is not None:
+            return self._model.config
+        return None if self._model_info is None else QRAGConfig(**self._model_info["config"])
 
     @property
     def model(self) -> QRAGModel:
@@ -277,7 +273,7 @@ class ChunkIndex:
             ValueError: If the index was built without one.
             ModelMismatchError: If what is found at its source is not the model that built the index.
         """
-        with self._write_lock:
+        with self._lock:
             if self._model is None:
                 if self._model_info is None:
                     raise ValueError("this index was built from embeddings alone; build or load it with model=...")
@@ -375,17 +371,8 @@ class ChunkIndex:
         if not records:
             return []
         vectors = _checked_embeddings(_embed(self.model, records), len(records))
-        with self._write_lock:
-            if self._folder is None:
-                removed, keys = self._view.layout.place(records)
-                self._change_memory(removed, records, keys, vectors)
-            else:
-                with self._folder.writing() as transaction:
-                    self._catch_up(transaction.settings)
-                    removed, keys = self._view.layout.place(records)
-                    transaction.invalidate(self._view.layout.rows[removed])
-                    rows = transaction.add(records, keys, vectors)
-                self._adopt(transaction.settings, removed, records, keys, rows, vectors)
+        with self._lock:
+            self._view = self._backing.add(self._view, records, vectors)
         return [record.id for record in records]
 
     def delete(self, ids: Sequence[str]) -> list[str]:
@@ -403,20 +390,8 @@ class ChunkIndex:
         if isinstance(ids, str):
             raise TypeError(f"expected a sequence of ids, got the string {ids!r}; put it in a list")
         wanted = list(dict.fromkeys(ids))
-        with self._write_lock:
-            if self._folder is None:
-                removed = self._known(wanted)
-                gone = [self._view.layout.ids[i] for i in removed]
-                self._change_memory(removed, [], [], np.empty((0, self.dim), np.float32))
-                self._forgotten.update(gone)
-            else:
-                with self._folder.writing() as transaction:
-                    self._catch_up(transaction.settings)
-                    removed = self._known(wanted)
-                    gone = [self._view.layout.ids[i] for i in removed]
-                    transaction.invalidate(self._view.layout.rows[removed])
-                empty = np.empty(0, np.int64)
-                self._adopt(transaction.settings, removed, [], [], empty, np.empty((0, self.dim), np.float32))
+        with self._lock:
+            self._view, gone = self._backing.delete(self._view, wanted)
         return gone
 
     def delete_document(self, document_id: str) -> list[str]:
@@ -432,9 +407,9 @@ class ChunkIndex:
 
     def refresh(self) -> None:
         """Take over what other processes have added or deleted since this index was loaded."""
-        if self._folder is not None:
-            with self._write_lock:
-                self._reload()
+        with self._lock:
+            if isinstance(self._backing, FolderBacking):
+                self._view = self._backing.reopened(self._view.geometry)
 
     def save(self, path: str | Path, retriever_settings: Mapping[str, Any] | None = None) -> None:
         """Write the index to a folder, compactly, whole or not at all, and bind it to that folder.
@@ -450,15 +425,19 @@ class ChunkIndex:
             FileExistsError: If the path holds something that is not an index.
             TypeError: If metadata is not JSON; the message names the key.
         """
-        with self._write_lock:
+        with self._lock:
             view = self._view
-            kept = self._settings.retriever if retriever_settings is None else dict(retriever_settings)
-            settings = FolderSettings(dim=self.dim, mode=self.mode, model=self._describe_model(), retriever=kept)
+            kept = self.retriever_settings if retriever_settings is None else dict(retriever_settings)
+            info = self._describe_model()
             folder = IndexFolder(Path(path))
-            folder.write_new(settings, view.records(range(len(view))), view.source.matrix())
-            self._folder = folder
-            self._model_info = settings.model
-            self._reload()
+            folder.write_new(
+                FolderSettings(dim=self.dim, mode=self.mode, model=info, retriever=kept),
+                view.records(range(len(view))),
+                view.source.matrix(),
+            )
+            self._backing, layout, stored = FolderBacking.open(folder)
+            self._view = IndexView(view.geometry, layout, stored)
+            self._model_info = info
 
     def _describe_model(self) -> dict[str, Any] | None:
         if self._model is None:
@@ -470,85 +449,26 @@ class ChunkIndex:
             "source": None if source is None else asdict(source),
         }
 
-    def _known(self, ids: Sequence[str]) -> list[int]:
-        chunk_of = self._view.layout.chunk_of
-        absent = [id_ for id_ in ids if id_ not in chunk_of]
-        if absent:
-            before = self._folder.deleted_ids(absent) if self._folder is not None else self._forgotten
-            unknown = [id_ for id_ in absent if id_ not in before]
-            if unknown:
-                raise UnknownIdError(f"unknown ids: {unknown[:5]} ({len(unknown)} in all); nothing was deleted")
-        return [chunk_of[id_] for id_ in ids if id_ in chunk_of]
-
-    def _change_memory(self, removed: Sequence[int], records: list[Record], keys: Any, vectors: np.ndarray) -> None:
-        view, source = self._view, self._view.source
-        assert isinstance(source, MemorySource)
-        layout, origin = view.layout.changed(removed, records, keys, np.empty(len(records), np.int64))
-        everything = [*source.kept, *records]
-        kept = tuple(everything[i] for i in origin)
-        if _only_appends(origin):
-            self._view = IndexView(view.geometry, layout, MemorySource(kept, source.rows.appended(vectors)))
-            view.hand_over(self._view, vectors)
-        else:
-            moved = np.concatenate([source.rows.array, vectors])[origin]
-            self._view = IndexView(view.geometry, layout, MemorySource(kept, GrowingArray(moved)))
-
-    def _adopt(
-        self,
-        settings: FolderSettings,
-        removed: Sequence[int],
-        records: list[Record],
-        keys: Any,
-        rows: np.ndarray,
-        vectors: np.ndarray,
-    ) -> None:
-        """Make the version that a committed transaction has left."""
-        assert self._folder is not None
-        view = self._view
-        layout, origin = view.layout.changed(removed, records, keys, rows)
-        self._settings = settings
-        mapped = self._folder.map_vectors(settings)
-        self._view = IndexView(
-            view.geometry, layout, FolderSource(self._folder, settings.generation, mapped, layout.rows)
-        )
-        if _only_appends(origin):
-            view.hand_over(self._view, vectors.astype(np.float16).astype(np.float32))
-
-    def _catch_up(self, settings: FolderSettings) -> None:
-        """Take over other processes' changes before making one's own."""
-        if (settings.version, settings.generation) != (self._settings.version, self._settings.generation):
-            self._reload()
-
-    def _reload(self) -> None:
-        assert self._folder is not None
-        settings, layout, vectors = self._folder.read()
-        if settings.dim != self.dim:
-            raise IndexFolderError(f"{self._folder.path} was rebuilt with another dimension; load it again")
-        source = FolderSource(self._folder, settings.generation, vectors, layout.rows)
-        self._settings = settings
-        self._view = IndexView(self._view.geometry, layout, source)
-
     def __getstate__(self) -> dict[str, Any]:
         """Pickle a bound index as its folder, an unbound one with its contents; never the lock, never the scan."""
         view = self._view
-        state = {"geometry": view.geometry, "model": self._model, "settings": self._model_settings}
-        if self._folder is not None:
-            return {**state, "path": self._folder.path}
-        assert isinstance(view.source, MemorySource)
-        return {**state, "records": view.source.kept, "vectors": view.source.rows.array, "forgotten": self._forgotten}
+        state = {"geometry": view.geometry, "model": self._model, "model_settings": self._model_settings}
+        if isinstance(self._backing, FolderBacking):
+            return {**state, "path": self._backing.folder.path}
+        source: Any = view.source
+        return {**state, "records": source.kept, "vectors": source.rows.array, "deleted": self._backing.deleted}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Open the folder again, or take the contents over."""
         geometry: Geometry = state["geometry"]
         if "path" in state:
-            loaded = ChunkIndex.load(state["path"], None, *state["settings"], scan=geometry.scan)
-            self.__dict__.update(loaded.__dict__)
-            self._model = state["model"]
+            backing, layout, stored = FolderBacking.open(IndexFolder(state["path"]))
+            view, info = IndexView(geometry, layout, stored), backing.settings.model
+            self._set_up(backing, view, state["model"], info, state["model_settings"])
         else:
-            self.__init__(  # type: ignore[misc]
-                state["records"], state["vectors"], state["model"], geometry.mode, geometry.device, geometry.scan
-            )
-            self._forgotten = state["forgotten"]
+            source = MemorySource(state["records"], GrowingArray(state["vectors"]))
+            view = IndexView(geometry, Layout.initial(state["records"]), source)
+            self._set_up(MemoryBacking(state["deleted"]), view, state["model"], None, state["model_settings"])
 
 
 def resolve_model(model: ModelLike, device: str | None = None, dtype: Dtype | None = None) -> QRAGModel:
@@ -592,5 +512,10 @@ def _check_fingerprint(model: QRAGModel, info: Mapping[str, Any]) -> None:
         )
 
 
-def _only_appends(origin: np.ndarray) -> bool:
-    return bool(np.array_equal(origin, np.arange(len(origin))))
+def _geometry(dim: int, mode: str, config: QRAGConfig | None, scan: ScanKind, device: str | None) -> Geometry:
+    if mode not in ("document", "corpus"):
+        raise ValueError(f"expected mode 'document' or 'corpus', got {mode!r}")
+    # Without a model nothing says otherwise, so document mode means what the method means by it.
+    positions = "relative" if config is None else config.positions
+    stride = DEFAULT_STRIDE if config is None else config.stride
+    return Geometry(dim, mode, positions, stride, scan, device)  # type: ignore[arg-type]  # checked above

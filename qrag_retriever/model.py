@@ -268,7 +268,9 @@ class QRAGModel:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the source if there is one, else the encoders; locks and loaders stay behind."""
-        kept = {"config": self.config, "source": self.source, "device": self._device, "dtype": self._dtype}
+        kept: dict[str, Any] = {
+            "config": self.config, "source": self.source, "device": self._device, "dtype": self._dtype
+        }  # fmt: skip
         if self.source is None:
             kept["pair"] = tuple(encoder.model for encoder in self._loaded())
         return kept
@@ -279,7 +281,7 @@ class QRAGModel:
 
         def load_pair() -> Pair:
             if pair is not None:
-                return pair
+                return pair[0], pair[1]
             model = source.load(device="cpu")
             return model.state_encoder.model, model.action_encoder.model
 
@@ -319,6 +321,9 @@ def _fingerprint(config: QRAGConfig, state: SentenceTransformer, action: Sentenc
     digest = hashlib.sha256(repr([(name, getattr(config, name)) for name in _FINGERPRINTED]).encode())
     for encoder in (state,) if state is action else (state, action):
         for name, tensor in sorted(encoder.state_dict().items()):
+            if ".pooler." in name:
+                # BERT's own pooler is not used, and is random where a checkpoint lacks it.
+                continue
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()

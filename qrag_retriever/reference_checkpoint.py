@@ -82,7 +82,7 @@ def _encoder(base: str, num_layers: int, weights: Mapping[str, Any], prefix: str
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     config = AutoConfig.from_pretrained(base)
     config.num_hidden_layers = num_layers
-    transformer = AutoModel.from_config(config)
+    transformer: Any = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
     expected = set(transformer.state_dict())
     missing = sorted(expected - own.keys())
     if missing:

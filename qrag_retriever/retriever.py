@@ -324,13 +324,13 @@ def _import_side(module: str, framework: str) -> ModuleType | None:
     try:
         return import_module(f"qrag_retriever.integrations.{module}")
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != framework.split(".")[0]:
+        if error.name is None or error.name.partition(".")[0] != framework:
             raise
         return None
 
 
 _langchain = _import_side("langchain", "langchain_core")
-_llama_index = _import_side("llama_index", "llama_index.core")
+_llama_index = _import_side("llama_index", "llama_index")
 if _langchain is None and _llama_index is None:
     raise ImportError("QRAGRetriever needs LangChain or LlamaIndex: pip install langchain-core llama-index-core")
 

@@ -24,7 +24,7 @@ class _Path:
 
     state: RetrievalState
     steps: tuple[Step, ...] = ()
-    stop_reason: StopReason | None = None
+    stop_reason: StopReason = "k"
 
     def rank(self, rank_by: RankBy) -> float:
         values = [step.q_value for step in self.steps]
@@ -152,7 +152,7 @@ class MultiStepSelector:
                 if not found or (self.min_q is not None and found[0][1] <= self.min_q):
                     search.finished.append(path.stopped("min_q" if found else "exhausted"))
                 elif self.temperature is not None:
-                    candidates.append((0.0, row, *self._sampled(found)))
+                    candidates.append((0.0, row, *self._sampled(found, self.temperature)))
                 else:
                     candidates.extend((self._rank(path, q), row, chunk, q) for chunk, q in found)
                 row += 1
@@ -166,7 +166,8 @@ class MultiStepSelector:
         view: IndexView,
     ) -> list[_Path]:
         """Keep the best continuations; two orders of one set of chunks are one state."""
-        chosen, seen = [], set()
+        chosen: list[tuple[int, int, float]] = []
+        seen: set[frozenset[int]] = set()
         for _, row, chunk, q_value in sorted(candidates, key=lambda candidate: (-candidate[0], candidate[1:3])):
             picks = frozenset((*paths[row].state.picked, chunk))
             if picks not in seen and len(chosen) < self.beam_width:
@@ -218,9 +219,8 @@ class MultiStepSelector:
             return max(q_value, path.rank("max"))
         return (path.rank("mean") * len(path.steps) + q_value) / (len(path.steps) + 1)
 
-    def _sampled(self, found: Sequence[tuple[int, float]]) -> tuple[int, float]:
-        assert self.temperature is not None
-        logits = np.array([q_value for _, q_value in found]) / self.temperature
+    def _sampled(self, found: Sequence[tuple[int, float]], temperature: float) -> tuple[int, float]:
+        logits = np.array([q_value for _, q_value in found]) / temperature
         weights = np.exp(logits - logits.max())
         return found[self._random.choice(len(found), p=weights / weights.sum())]
 
@@ -232,7 +232,6 @@ class MultiStepSelector:
 
     def _selection(self, search: _Search) -> Selection:
         best = max(search.finished, key=lambda path: path.rank(self.rank_by))
-        assert best.stop_reason is not None
         return Selection(best.state.query, best.steps, best.stop_reason)
 
     def _checked_first_state(self, state: np.ndarray | None) -> np.ndarray | None:
@@ -267,7 +266,7 @@ def _resolved_min_q(min_q: float | str | None, index: ChunkIndex) -> float | Non
     if isinstance(min_q, str):
         if min_q != "auto":
             raise ValueError(f"expected min_q as a number, 'auto' or None, got {min_q!r}")
-        calibrated = index.model.config.min_q.get(index.mode)
+        calibrated = None if index.config is None else index.config.min_q.get(index.mode)
         if calibrated is None:
             raise ValueError(f"the model has no calibrated min_q for {index.mode} mode; give a number or None")
         return calibrated

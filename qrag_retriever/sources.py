@@ -25,7 +25,8 @@ class MemorySource:
 
     def vectors(self, chunk_ids: np.ndarray) -> np.ndarray:
         """Read exact embeddings: (M, D), float32."""
-        return self.rows.array[chunk_ids]
+        rows: np.ndarray = self.rows.array[chunk_ids]
+        return rows
 
     def matrix(self) -> np.ndarray:
         """Return all embeddings, not copied."""

@@ -92,7 +92,8 @@ def _best_candidates(scores: np.ndarray, k: int, block: int = 512) -> np.ndarray
     blocks = np.flatnonzero(maxima >= threshold)
     ids = (blocks[:, None] * block + np.arange(block)).ravel()
     ids = np.concatenate([ids, np.arange(num_blocks * block, len(scores))])
-    return ids[scores[ids] >= threshold]
+    kept: np.ndarray = ids[scores[ids] >= threshold]
+    return kept
 
 
 def _padded(ids: np.ndarray, values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

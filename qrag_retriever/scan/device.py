@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,6 +70,6 @@ class TorchScan:
         rotated = rotate_backward(state, query.runs.positions)
         scores = torch.empty(self.num_chunks, dtype=self._matrix.dtype, device=self._matrix.device)
         edges = query.runs.edges.tolist()
-        for run, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        for run, (low, high) in enumerate(pairwise(edges)):
             torch.mv(self._matrix[low:high], rotated[run], out=scores[low:high])
         return scores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -47,6 +47,7 @@ class FloatScan:
         self, queries: Sequence[StateQuery], k: int, mask: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the k best chunks of each state; see `Scan.top_k`."""
+        all_scores: Iterable[np.ndarray]
         if len(queries) >= _BATCH_STATES:
             all_scores = self._batch_scores(queries)
         else:
@@ -69,7 +70,7 @@ class FloatScan:
     def _score_rows(self, query: StateQuery, rotated: np.ndarray, scores: np.ndarray, first: int, stop: int) -> None:
         import faiss
 
-        pointer, product = faiss.swig_ptr, faiss.fvec_inner_products_ny
+        pointer, product = faiss.swig_ptr, faiss.fvec_inner_products_ny  # type: ignore[attr-defined]
         edges = query.runs.edges
         runs = range(int(np.searchsorted(edges, first, "right")) - 1, int(np.searchsorted(edges, stop, "left")))
         dim, bounds = self.matrix.shape[1], edges.tolist()
@@ -84,7 +85,7 @@ class FloatScan:
         scores = np.empty((len(queries), self.num_chunks), np.float32)
         rotated = np.concatenate([rotate_backward(query.state, query.runs.positions) for query in queries])
         pieces = self._pieces(queries)
-        with single_threaded_blas():
+        with single_threaded_blas:
             for_row_slices(self.num_chunks, lambda rows: self._score_blocks(pieces, rotated, scores, *rows))
         return scores
 

@@ -2,8 +2,8 @@
 
 A row is kept as ``a = codes * scale + r``. A rotation keeps norms, so at any position
 ``|<R(-p) s, a> - <R(-p) s, codes * scale>| <= |s| |r|``: one stored norm per row bounds the error everywhere. The state
-is rounded too, to 16 bits; with ``e`` its rounding error, ``|<e, codes * scale>| <= |e| |codes * scale|``, and |e| is at
-most half a step per component. Every row whose upper bound reaches the k-th best lower bound is scored again from the
+is rounded too, to 16 bits; with ``e`` its rounding error, ``|<e, codes * scale>| <= |e| |codes * scale|``, and |e| is
+at most half a step per component. Every row whose upper bound reaches the k-th best lower bound is scored again from the
 exact embeddings; those are the true top-k, always, and few.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -146,7 +147,7 @@ class Int8Scan:
 
 
 @lru_cache(maxsize=1)
-def _kernels():  # type: ignore[no-untyped-def]  # the module object
+def _kernels() -> ModuleType:
     from qrag_retriever.scan import kernels
 
     return kernels

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
 # Below this many rows a second thread costs more than it saves.
 PARALLEL_ROWS = 100_000
 _ALIGNMENT = 1024
-
-_blas_lock = threading.Lock()
-_blas_users = 0
 
 
 def num_threads() -> int:
@@ -45,44 +42,37 @@ def _pool(shares: int, _process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(shares, thread_name_prefix="qrag-scan")
 
 
-@contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """Keep BLAS to the calling thread: it would start its threads anew for every small product.
+class _SingleThreadedBlas:
+    """Keeps BLAS to the calling thread while anyone is inside; a context manager for many threads at once.
 
     The setting is the process's; it is put back when the last of the concurrent users leaves.
     """
-    global _blas_users
-    with _blas_lock:
-        if _blas_users == 0:
-            _blas_settings.enter()
-        _blas_users += 1
-    try:
-        yield
-    finally:
-        with _blas_lock:
-            _blas_users -= 1
-            if _blas_users == 0:
-                _blas_settings.leave()
 
-
-class _BlasSettings:
     def __init__(self) -> None:
-        self._limits: list[tuple[object, int]] = []
+        self._lock = threading.Lock()
+        self._users = 0
+        self._restored: list[tuple[Any, int]] = []
 
-    def enter(self) -> None:
-        libraries = _blas_libraries()
-        self._limits = [(library, library.num_threads) for library in libraries]
-        for library in libraries:
-            library.set_num_threads(1)
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._restored = [(library, library.num_threads) for library in _blas_libraries()]
+                for library, _ in self._restored:
+                    library.set_num_threads(1)
+            self._users += 1
 
-    def leave(self) -> None:
-        for library, threads in self._limits:
-            library.set_num_threads(threads)  # type: ignore[attr-defined]
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                for library, threads in self._restored:
+                    library.set_num_threads(threads)
 
 
-_blas_settings = _BlasSettings()
+# BLAS would start its threads anew for every small product.
+single_threaded_blas = _SingleThreadedBlas()
 
 
 @lru_cache(maxsize=1)
-def _blas_libraries():  # type: ignore[no-untyped-def]  # threadpoolctl has no types
-    return ThreadpoolController().select(user_api="blas").lib_controllers
+def _blas_libraries() -> list[Any]:
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
