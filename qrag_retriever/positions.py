@@ -8,6 +8,7 @@ array exists for tests, plots and small documents.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -73,13 +74,16 @@ def relative_runs(num_chunks: int, picked: Sequence[int], stride: int = DEFAULT_
     """
     cuts = _checked_cuts(num_chunks, picked)
     span = position_span(stride)
-    starts, lengths = cuts[:-1, None], np.diff(cuts)[:, None]
-    offsets = np.arange(span + 1, dtype=np.int64)
+    lengths = cuts[1:] - cuts[:-1]
+    offsets = _offsets(span)
     # First chunk of a segment at each offset: ceil(offset * (n - 1) / span), in integers.
-    firsts = -((-offsets * np.maximum(lengths - 1, 0)) // span)
-    firsts[:, 1:][np.broadcast_to(lengths == 1, (len(lengths), span))] = 1
-    edges = np.append((starts + firsts).ravel(), num_chunks)
-    positions = (stride * np.arange(len(lengths), dtype=np.int64)[:, None] + offsets).ravel()
+    firsts = (np.maximum(lengths - 1, 0)[:, None] * offsets + (span - 1)) // span
+    # The one chunk of a segment of one stands at offset 0; the other offsets are empty.
+    firsts[lengths == 1, 1:] = 1
+    edges = np.empty(firsts.size + 1, np.int64)
+    np.add(firsts, cuts[:-1, None], out=edges[:-1].reshape(firsts.shape))
+    edges[-1] = num_chunks
+    positions = (stride * np.arange(len(lengths))[:, None] + offsets).ravel()
     kept = edges[1:] > edges[:-1]
     return Runs(np.append(edges[:-1][kept], num_chunks), positions[kept])
 
@@ -112,3 +116,8 @@ def _checked_cuts(num_chunks: int, picked: Sequence[int]) -> np.ndarray:
     if len(set(ordered)) != len(ordered):
         raise ValueError(f"picked chunk ids must be distinct, got {ordered}")
     return np.array([0, *ordered, num_chunks], dtype=np.int64)
+
+
+@lru_cache(maxsize=16)
+def _offsets(span: int) -> np.ndarray:
+    return np.arange(span + 1, dtype=np.int64)

@@ -74,9 +74,9 @@ def top_of(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def top_of_candidates(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the k best of candidates with ascending ids, as `top_of`."""
-    best, values = top_of(scores, k)
-    return np.where(best >= 0, ids[best] if len(ids) else -1, -1), values
+    """Return the k best of a few candidates, as `top_of`."""
+    best = np.lexsort((ids, -scores))[:k]
+    return _padded(ids[best], scores[best], k)
 
 
 def _best_candidates(scores: np.ndarray, k: int, block: int = 512) -> np.ndarray:
@@ -97,8 +97,10 @@ def _best_candidates(scores: np.ndarray, k: int, block: int = 512) -> np.ndarray
 
 
 def _padded(ids: np.ndarray, values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    kept = values > -np.inf
+    """Pad to k with -1 and -inf; chunks of value -inf, which come last, count as missing."""
+    count = int(np.count_nonzero(values > -np.inf))
+    if count == k:
+        return ids, values
     out_ids, out_values = np.full(k, -1, np.int64), np.full(k, -np.inf, np.float32)
-    count = int(kept.sum())
-    out_ids[:count], out_values[:count] = ids[kept], values[kept]
+    out_ids[:count], out_values[:count] = ids[:count], values[:count]
     return out_ids, out_values

@@ -12,7 +12,7 @@ from qrag_retriever.scan.growing import GrowingArray
 from qrag_retriever.scan.threads import for_row_slices, single_threaded_blas
 
 # From this many states on, blocked matrix products beat one pass per state.
-_BATCH_STATES = 4
+_BATCH_STATES = 6
 # Few enough rows that most blocks lie within one run of each state, enough for a matrix product to pay.
 _BATCH_ROWS = 1024
 

@@ -1,14 +1,15 @@
 """The scan over int8 codes: a quarter of the bytes, the identical top-k.
 
 A row is kept as ``a = codes * scale + r``. A rotation keeps norms, so at any position
-``|<R(-p) s, a> - <R(-p) s, codes * scale>| <= |s| |r|``: one stored norm per row bounds the error everywhere. The state
-is rounded too, to 16 bits; with ``e`` its rounding error, ``|<e, codes * scale>| <= |e| |codes * scale|``, and |e| is
-at most half a step per component. Every row whose upper bound reaches the k-th best lower bound is scored again from the
-exact embeddings; those are the true top-k, always, and few.
+``|<R(-p) s, a> - <R(-p) s, codes * scale>| <= |s| |r|``: one stored norm per row bounds the error everywhere. The
+state is rounded too, to 16 bits; with ``e`` its rounding error, ``|<e, codes * scale>| <= |e| |codes * scale|``, and
+|e| is at most half a step per component. Every row whose upper bound reaches the k-th best lower bound is scored again
+from the exact embeddings; those are the true top-k, always, and few.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -18,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qrag_retriever._extras import require_extra
-from qrag_retriever.rotary import phase_rows, rotate_backward
+from qrag_retriever.rotary import neighbours, phase_rows, rotate_backward
 from qrag_retriever.scan.base import ExactRows, StateQuery, top_of_candidates
 from qrag_retriever.scan.growing import GrowingArray
 from qrag_retriever.scan.threads import for_row_slices
@@ -26,6 +27,7 @@ from qrag_retriever.scan.threads import for_row_slices
 # Rounding of the float32 arithmetic itself, relative to |s| |a|: about D / 2 roundings of 2 ** -24, with room.
 _FLOAT_MARGIN = 1e-5
 _RESCORED_AT_ONCE = 8192
+_NO_MASK = np.empty(0, np.bool_)
 
 
 class Codes(NamedTuple):
@@ -113,26 +115,28 @@ class Int8Scan:
             stop = first + run_counts[b]
             factors[b] = self._round_state(query, codes[first:stop])
             first = stop
+        excluded = [np.array(query.excluded, np.int64) for query in queries]
         return (
-            np.concatenate([query.runs.edges for query in queries]),
-            np.cumsum([0, *run_counts]),
+            _joined([query.runs.edges for query in queries]),
+            np.array([0, *itertools.accumulate(run_counts)]),
             codes,
-            np.array([chunk_id for query in queries for chunk_id in query.excluded], np.int64),
-            np.cumsum([0, *(len(query.excluded) for query in queries)]),
-            np.empty(0, np.bool_) if mask is None else mask,
+            _joined(excluded),
+            np.array([0, *itertools.accumulate(map(len, excluded))]),
+            _NO_MASK if mask is None else mask,
             factors,
         )
 
     def _round_state(self, query: StateQuery, codes: np.ndarray) -> tuple[float, float, float]:
         """Write the rotated state as int16 codes; return its code scale and the two factors of the error bound."""
         state = query.state
+        partners = state[neighbours(self._dim)]
         # No int32 sum of D products may overflow, and no rotation makes a component larger than its pair's norm.
         largest_code = min(32767, (2**31 - 1) // (127 * self._dim)) - 1
-        amplitude = float(np.sqrt((state.reshape(-1, 2) ** 2).sum(1).max()))
+        amplitude = math.sqrt(float((state * state + partners * partners).max()))
         scale = amplitude / largest_code if amplitude > 0 else 1.0
         cos, sin, rows = phase_rows(query.runs.positions, self._dim)
-        _kernels().rotate_to_codes(state, cos, sin, rows, np.float32(1 / scale), codes)
-        norm = float(np.linalg.norm(state))
+        _kernels().rotate_to_codes(state, partners, cos, sin, rows, np.float32(1 / scale), codes)
+        norm = math.sqrt(float(state @ state))
         rounding = 0.51 * scale * math.sqrt(self._dim) + _FLOAT_MARGIN * norm
         return scale, norm * (1 + 1e-4), rounding * self._largest_row
 
@@ -140,10 +144,14 @@ class Int8Scan:
         scores = np.empty(len(ids), np.float32)
         for first in range(0, len(ids), _RESCORED_AT_ONCE):
             part = ids[first : first + _RESCORED_AT_ONCE]
-            runs = np.searchsorted(query.runs.edges, part, "right") - 1
-            rotated = rotate_backward(query.state, query.runs.positions[runs])
-            scores[first : first + len(part)] = np.einsum("nd,nd->n", self._exact_rows(part), rotated)
+            positions = query.runs.positions[query.runs.edges.searchsorted(part, "right") - 1]
+            rotated = rotate_backward(query.state, positions)
+            scores[first : first + len(part)] = (self._exact_rows(part) * rotated).sum(1)
         return scores
+
+
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 @lru_cache(maxsize=1)

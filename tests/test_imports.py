@@ -1,0 +1,75 @@
+"""The layering: a module imports from the lines above it, never from below, and the framework sides never meet."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "qrag_retriever"
+LINES = [
+    ["errors", "_extras", "_files", "positions", "rotary", "state"],
+    ["records", "devices", "default_model"],
+    ["filters", "layout", "q_values", "scan", "config", "selection"],
+    ["encoders", "storage", "model_card", "compact", "reference_checkpoint"],
+    ["model", "sources"],
+    ["view"],
+    ["backing"],
+    ["index"],
+    ["selector"],
+    ["integrations"],
+    ["retriever"],
+    ["benchmarks"],
+]
+LINE_OF = {module: number for number, line in enumerate(LINES) for module in line}
+FRAMEWORKS = ("langchain_core", "llama_index")
+
+
+def unit_of(module: str) -> str:
+    """The first part of a module's name within the package."""
+    return module.split(".")[1]
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_imports_only_from_the_lines_above(path: Path) -> None:
+    relative = path.relative_to(PACKAGE).with_suffix("")
+    own = relative.parts[0]
+    assert own in LINE_OF, f"{own} has no place in the layering"
+    for module in imports_of(path):
+        if module.startswith("qrag_retriever.") and (PACKAGE / unit_of(module)).with_suffix(".py").exists():
+            other = unit_of(module)
+            assert other == own or LINE_OF[other] < LINE_OF[own], f"{own} imports {other}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_its_side_imports_a_framework(path: Path) -> None:
+    frameworks = {name for module in imports_of(path) for name in FRAMEWORKS if module.split(".")[0] == name}
+    allowed = {"langchain.py": {"langchain_core"}, "llama_index.py": {"llama_index"}}
+    assert frameworks <= (allowed.get(path.name, set()) if path.parent.name == "integrations" else set())
+
+
+def test_torch_and_sentence_transformers_are_imported_inside_functions_only() -> None:
+    """Opening an index and searching it needs neither; they come in with the first encode."""
+    heavy = {"torch", "sentence_transformers", "transformers"}
+    deferred = {"compact", "benchmarks"}
+    for path in FILES:
+        if path.relative_to(PACKAGE).with_suffix("").parts[0] in deferred:
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not heavy & {name.split(".")[0] for name in names}, path
