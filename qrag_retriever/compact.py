@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from qrag_retriever.errors import ModelFolderError
@@ -70,13 +70,8 @@ def expand(compact: Path, full: Path) -> None:
                 tensor = weights.get_tensor(source)
                 stored = tensor.float() if tensor.is_floating_point() else tensor
                 files.setdefault(_file_of(key), {})[key.partition("::")[2]] = stored
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         raise ModelFolderError(f"{compact / WEIGHTS_NAME} cannot be read: {error}") from error
-    except Exception as error:
-        # safetensors' own error derives from Exception alone.
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise ModelFolderError(f"{compact / WEIGHTS_NAME} is damaged: {error}") from error
     for role in ROLES:
         shutil.copytree(compact / SKELETON_NAME, full / role)
     for (role, file), tensors in files.items():

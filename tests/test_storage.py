@@ -1,0 +1,1205 @@
+"""Index folders: round trips, several writers and readers, crashes, damage, full and read-only disks."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.toy_model import DIM, ToyModel, embedding_of
+
+from qrag_retriever.errors import IndexFolderError, ModelMismatchError
+from qrag_retriever.index import ChunkIndex
+from qrag_retriever.records import Record, records_from_texts
+from qrag_retriever.storage import IndexFolder
+
+STATE = embedding_of("a state")
+FULL = os.environ.get("QRAG_FULL") == "1"
+only_full = pytest.mark.skipif(not FULL, reason="set QRAG_FULL=1 to run the large counts")
+ODD_TEXTS = {
+    "NUL": "before\0after\0",
+    "emoji": "👩🏽‍🚀 left 🚀",
+    "right to left": "\u202eשלום עולם, مرحبا",
+    "combining": "e\u0301 \u212b \ufb01",
+    "line ends": "one\r\ntwo\u2028three\x85four\n",
+    "quotes": "'; DROP TABLE chunks; -- \"x\" \\ %s ?",
+    "beyond the basic plane": "\U0010ffff\ufffe\uffff",
+    "byte order mark": "\ufefftext",
+    "empty": "",
+    "1 MB": "schön 🙂 " * 95_000,
+}
+NESTED = {
+    "deep": {"list": [1, [2.5, None, {"x": []}], True], "empty": {}, "": ""},
+    "large": 2**70,
+    "small": 5e-324,
+    "text": "ü \0 👍",
+    "ключ": ["значение"],
+}
+
+
+def record(i: int, text: str = "text", **fields: Any) -> Record:
+    return Record(f"c{i}", f"{text} {i}", {"n": i}, **fields)
+
+
+def new_index(count: int = 10, text: str = "text", **arguments: Any) -> ChunkIndex:
+    return ChunkIndex.from_records([record(i, text) for i in range(count)], ToyModel(), **arguments)
+
+
+def saved(path: Path, count: int = 10, text: str = "text") -> ChunkIndex:
+    index = new_index(count, text)
+    index.save(path)
+    return index
+
+
+def load(path: Path, **arguments: Any) -> ChunkIndex:
+    return ChunkIndex.load(path, ToyModel(), **arguments)
+
+
+def contents(index: ChunkIndex) -> list[tuple[Record, list[float]]]:
+    """Return everything a user can read: records and exact embeddings, in order."""
+    vectors = index.view.source.vectors(np.arange(len(index)))
+    return list(zip(index.get(index.ids), vectors.tolist(), strict=True))
+
+
+def observed(path: Path, picked: tuple[int, ...] = (1,)) -> Any:
+    """Return all that can be seen of a folder: contents and one search."""
+    index = ChunkIndex.load(path)
+    ids, values = index.top_k(STATE, [i for i in picked if i < len(index)], 4)
+    return contents(index), index.mode, ids.tolist(), values.tolist()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def assert_consistent(index: ChunkIndex) -> None:
+    """Check that every embedding belongs to its text, and that a search agrees."""
+    for one, vector in contents(index):
+        assert vector == embedding_of(one.text).tolist()
+    if len(index):
+        ids, _ = index.top_k(STATE, [], len(index))
+        assert sorted(ids.tolist()) == list(range(len(index)))
+
+
+# Round trips
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS.keys())
+def test_texts_come_back_as_they_were(tmp_path: Path, text: str) -> None:
+    index = ChunkIndex.from_texts([text, "b"], model=ToyModel())
+    index.save(tmp_path / "index")
+    assert [one.text for one in load(tmp_path / "index").get(index.ids)] == [text, "b"]
+
+
+def test_ids_metadata_documents_and_nodes_come_back_as_they_were(tmp_path: Path) -> None:
+    node = {
+        "id_": "node",
+        "class_name": "TextNode",
+        "metadata": {"page": 3},
+        "relationships": {"1": {"node_id": "doc", "node_type": "4", "metadata": {}, "hash": None}},
+        "text": "as shown",
+        "start_char_idx": 0,
+        "excluded_llm_metadata_keys": ["page"],
+    }
+    records = [
+        Record("ид \0 🙂 '", "a", NESTED, "документ"),
+        Record("node", "as shown", {"page": 3}, "doc", node, "page: 3\n\nas shown"),
+        Record(" ", "only a node", {}, None, {"class_name": "TextNode"}),
+        Record("x" * 5_000, "only embedded", {}, None, None, ""),
+    ]
+    index = ChunkIndex.from_records(records, ToyModel())
+    index.save(tmp_path / "index")
+    index.add([Record("later", "b", NESTED, "документ", node)])
+    loaded = load(tmp_path / "index")
+    expected = [records[0], Record("later", "b", NESTED, "документ", node), *records[1:]]
+    assert loaded.ids == [one.id for one in expected]
+    assert loaded.get(loaded.ids) == expected
+    vectors = loaded.view.source.vectors(np.arange(5))
+    assert vectors[2].tolist() == embedding_of("page: 3\n\nas shown").tolist()
+    assert vectors[4].tolist() == embedding_of("").tolist()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    pairs=st.lists(
+        st.tuples(*[st.text(st.characters(exclude_categories=["Cs"]), min_size=1)] * 3),
+        min_size=1,
+        max_size=4,
+        unique_by=lambda pair: pair[0],
+    )
+)
+def test_any_unicode_comes_back(tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str, str]]) -> None:
+    records = [Record(id_, text, {text: [id_]}, document) for id_, text, document in pairs]
+    folder = tmp_path_factory.mktemp("unicode") / "index"
+    ChunkIndex.from_records(records, ToyModel()).save(folder)
+    loaded = load(folder)
+    assert loaded.get([one.id for one in records]) == records
+    assert set(loaded.view.layout.chunks_of_document) == {document for _, _, document in pairs}
+
+
+@pytest.mark.parametrize("name", ["plain", "with blank", "dé%20?#&=x", "'quoted\"", "index.sqlite", "🙂"])
+def test_any_folder_name_works(tmp_path: Path, name: str) -> None:
+    index = saved(tmp_path / "parents" / "made" / name)
+    assert index.path == tmp_path / "parents" / "made" / name
+    assert contents(load(index.path)) == contents(index)
+    assert [path.name for path in (tmp_path / "parents" / "made").iterdir()] == [name]
+
+
+@pytest.mark.parametrize("mode", ["document", "corpus"])
+@pytest.mark.parametrize("positions", ["relative", "absolute", "none"])
+@pytest.mark.parametrize("scan", ["float32", "int8"])
+def test_picks_are_the_same_after_save_and_after_load(tmp_path: Path, positions: Any, mode: Any, scan: Any) -> None:
+    model = ToyModel(positions)
+    index = ChunkIndex.from_texts([f"text {i}" for i in range(50)], model=model, mode=mode, scan=scan)
+    hops: list[Any] = []
+    for one in (index, index, None):
+        if one is None:
+            one = ChunkIndex.load(tmp_path / "index", model, scan=scan)
+            assert (one.mode, one.dim, len(one), one.ids) == (mode, DIM, 50, index.ids)
+        picked: list[int] = []
+        for _ in range(5):
+            picked.append(int(one.top_k(STATE, picked, 1)[0][0]))
+        hops.append((picked, one.top_k(STATE, picked, 9)[0].tolist()))
+        if len(hops) == 1:
+            index.save(tmp_path / "index")
+    assert hops[0] == hops[1] == hops[2]
+
+
+def test_after_save_the_index_searches_what_is_stored(tmp_path: Path) -> None:
+    chunks = np.random.default_rng(0).standard_normal((20, 8), np.float32)
+    index = ChunkIndex.from_embeddings(chunks)
+    index.top_k(STATE, [], 1)
+    index.save(tmp_path / "index")
+    np.testing.assert_array_equal(index.view.source.vectors(np.arange(20)), chunks.astype(np.float16))
+    np.testing.assert_array_equal(index.top_k(STATE, [2], 9), ChunkIndex.load(tmp_path / "index").top_k(STATE, [2], 9))
+
+
+def test_an_index_without_model_comes_back_without(tmp_path: Path) -> None:
+    index = ChunkIndex.from_embeddings(np.eye(8), ["t"] * 8, mode="corpus")
+    index.save(tmp_path / "index")
+    loaded = ChunkIndex.load(tmp_path / "index")
+    assert (loaded.mode, loaded.dim, loaded.config) == ("corpus", 8, None)
+    assert ChunkIndex.load(tmp_path / "index", ToyModel()).add([record(1)]) == ["c1"]
+
+
+def test_an_emptied_index_can_be_saved_loaded_and_filled(tmp_path: Path) -> None:
+    index = saved(tmp_path / "index", 2)
+    index.delete(["c0", "c1"])
+    loaded = load(tmp_path / "index")
+    assert (len(loaded), loaded.top_k(STATE, [], 2)[0].tolist()) == (0, [-1, -1])
+    loaded.save(tmp_path / "other")
+    again = load(tmp_path / "other")
+    again.add([record(7)])
+    assert again.ids == ["c7"]
+    assert_consistent(load(tmp_path / "other"))
+
+
+def test_finished_folders_follow_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        saved(tmp_path / "index")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "index").stat().st_mode & 0o777 == 0o755
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "index").iterdir()} == {0o644}
+
+
+# Bound to a folder
+
+
+def test_save_binds_so_that_changes_are_on_disk_before_they_return(tmp_path: Path) -> None:
+    index = saved(tmp_path / "index", 4)
+    steps: list[Callable[[], Any]] = [
+        lambda: index.add([record(8), record(9)]),
+        lambda: index.add([record(1, "changed")]),
+        lambda: index.delete(["c0", "c9"]),
+        lambda: index.add([Record("d1", "in a document", {}, "D")]),
+    ]
+    for step in steps:
+        step()
+        other = load(tmp_path / "index")
+        assert contents(other) == contents(index)
+        assert_consistent(other)
+    assert load(tmp_path / "index").ids == ["c1", "c2", "c3", "c8", "d1"]
+
+
+def test_load_binds(tmp_path: Path) -> None:
+    saved(tmp_path / "index", 3)
+    loaded = load(tmp_path / "index")
+    loaded.add([record(5)])
+    loaded.delete(["c0"])
+    assert load(tmp_path / "index").ids == loaded.ids == ["c1", "c2", "c5"]
+
+
+def test_an_index_in_memory_is_not_bound(tmp_path: Path) -> None:
+    saved(tmp_path / "index", 3)
+    index = new_index(3)
+    index.add([record(4)])
+    assert load(tmp_path / "index").ids == ["c0", "c1", "c2"]
+
+
+def test_save_to_another_folder_binds_to_that_one(tmp_path: Path) -> None:
+    index = saved(tmp_path / "first", 3)
+    index.save(tmp_path / "second")
+    index.add([record(5)])
+    assert load(tmp_path / "first").ids == ["c0", "c1", "c2"]
+    assert load(tmp_path / "second").ids == ["c0", "c1", "c2", "c5"]
+
+
+def test_refresh_takes_over_the_changes_of_others(tmp_path: Path) -> None:
+    index = saved(tmp_path / "index", 5)
+    other = load(tmp_path / "index")
+    index.top_k(STATE, [], 1)
+    other.add([record(7), record(1, "changed")])
+    other.delete(["c0"])
+    assert index.ids == ["c0", "c1", "c2", "c3", "c4"]
+    assert index.get(["c0", "c1"]) == [record(0), record(1)]
+    index.refresh()
+    assert contents(index) == contents(other)
+    assert_consistent(index)
+
+
+def test_refresh_of_an_index_in_memory_does_nothing() -> None:
+    index = new_index(3)
+    view = index.view
+    index.refresh()
+    assert index.view is view
+
+
+def test_writers_in_turn_build_on_each_other(tmp_path: Path) -> None:
+    first = saved(tmp_path / "index", 3)
+    second = load(tmp_path / "index")
+    first.top_k(STATE, [], 1)
+    second.top_k(STATE, [], 1)
+    for number in range(10, 16):
+        writer, reader = (first, second) if number % 2 else (second, first)
+        writer.add([record(number), record(0, f"changed by {number}")])
+        assert_consistent(writer)
+        if number > 10:
+            assert writer.delete([f"c{number - 1}"]) == [f"c{number - 1}"]
+            assert writer.delete([f"c{number - 1}"]) == []
+            assert_consistent(writer)
+        assert_consistent(reader)
+    second.refresh()
+    first.refresh()
+    assert contents(first) == contents(second) == contents(load(tmp_path / "index"))
+    assert first.ids == ["c0", "c1", "c2", "c15"]
+
+
+def test_a_save_to_its_own_folder_keeps_what_others_have_added(tmp_path: Path) -> None:
+    first = saved(tmp_path / "index", 3)
+    load(tmp_path / "index").add([record(9)])
+    first.save(tmp_path / "index")
+    assert load(tmp_path / "index").ids == ["c0", "c1", "c2", "c9"]
+
+
+def test_a_save_to_its_own_folder_drops_the_texts_of_deleted_chunks(tmp_path: Path) -> None:
+    index = saved(tmp_path / "index", 4, "recognisable")
+    index.delete(["c1"])
+    index.add([record(2, "changed")])
+    before = observed(tmp_path / "index")
+    assert b"recognisable 1" in (tmp_path / "index" / "index.sqlite").read_bytes()
+    index.save(tmp_path / "index")
+    assert observed(tmp_path / "index") == before
+    connection = sqlite3.connect(tmp_path / "index" / "index.sqlite")
+    assert sorted(text for (text,) in connection.execute("SELECT text FROM records")) == [
+        "changed 2",
+        "recognisable 0",
+        "recognisable 3",
+    ]
+    connection.close()
+    assert sum(path.suffix == ".f16" for path in (tmp_path / "index").iterdir()) == 1
+    index.add([record(5)])
+    assert_consistent(load(tmp_path / "index"))
+
+
+def test_dropped_texts_leave_no_bytes_behind(tmp_path: Path) -> None:
+    index = saved(tmp_path / "index", 40, "recognisable")
+    index.delete([f"c{i}" for i in range(30)])
+    index.save(tmp_path / "index")
+    assert b"recognisable 7" not in (tmp_path / "index" / "index.sqlite").read_bytes()
+
+
+def test_a_rewrite_gives_a_clear_error_to_those_who_have_it_open(tmp_path: Path) -> None:
+    saved(tmp_path / "index", 5)
+    reader = load(tmp_path / "index")
+    before = reader.top_k(STATE, [1], 3)
+    new_index(7, "new").save(tmp_path / "index")
+    with pytest.raises(IndexFolderError, match="was rewritten since it was opened; load it again"):
+        reader.get(["c1"])
+    np.testing.assert_array_equal(reader.top_k(STATE, [1], 3), before)
+    assert len(load(tmp_path / "index")) == 7
+    reader.refresh()
+    assert contents(reader) == contents(load(tmp_path / "index"))
+
+
+def test_whoever_has_a_folder_open_does_not_write_to_another_models_index(tmp_path: Path) -> None:
+    saved(tmp_path / "index", 5)
+    reader = load(tmp_path / "index")
+    other = ChunkIndex.load(tmp_path / "index", ToyModel(seed=1), reindex=True)
+    for attempt in (lambda: reader.add([record(9)]), reader.refresh):
+        with pytest.raises((IndexFolderError, ModelMismatchError)):
+            attempt()
+    other.refresh()
+    assert other.ids == [f"c{i}" for i in range(5)]
+
+
+@pytest.mark.parametrize("change", [{"mode": "corpus"}, {"dim": 16}], ids=["mode", "dimension"])
+def test_whoever_has_a_folder_open_notices_another_kind_of_index(tmp_path: Path, change: dict[str, Any]) -> None:
+    saved(tmp_path / "index", 5)
+    reader = load(tmp_path / "index")
+    model = ToyModel(dim=change.get("dim", DIM))
+    ChunkIndex.from_texts(["new"], model=model, mode=change.get("mode", "auto")).save(tmp_path / "index")
+    for attempt in (lambda: reader.add([record(9)]), reader.refresh):
+        with pytest.raises(IndexFolderError, match="load it again"):
+            attempt()
+    assert len(ChunkIndex.load(tmp_path / "index")) == 1
+
+
+def test_a_load_in_the_middle_of_a_rewrite_sees_the_old_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "index", 5)
+    rewriter = new_index(7, "new")
+    map_vectors, rewritten = IndexFolder.map_vectors, []
+
+    def late(folder: IndexFolder, *arguments: Any) -> np.ndarray:
+        # The database has been read; now somebody else saves a new index here.
+        if not rewritten:
+            rewritten.append(True)
+            rewriter.save(tmp_path / "index")
+        return map_vectors(folder, *arguments)
+
+    monkeypatch.setattr(IndexFolder, "map_vectors", late)
+    assert len(load(tmp_path / "index")) in (5, 7)
+
+
+def _watch(path: str, stop: Any, seen: Any) -> None:
+    """Read an index over and over; what it finds goes to ``seen``."""
+    lengths: set[int] = set()
+    try:
+        index = ChunkIndex.load(path)
+        seen.put(("ready", None))
+        while not stop.is_set():
+            index.refresh()
+            assert_consistent(index)
+            fresh = ChunkIndex.load(path)
+            assert_consistent(fresh)
+            assert index.ids[0] == fresh.ids[0] == "c0"
+            lengths.update((len(index), len(fresh)))
+        seen.put(("lengths", lengths))
+    except BaseException as error:
+        seen.put(("error", repr(error)))
+        raise
+
+
+def test_another_process_reads_while_one_writes(tmp_path: Path) -> None:
+    index = saved(tmp_path / "index", 5)
+    context = multiprocessing.get_context("spawn")
+    stop, seen = context.Event(), context.Queue()
+    reader = context.Process(target=_watch, args=(str(tmp_path / "index"), stop, seen), daemon=True)
+    reader.start()
+    try:
+        assert seen.get(timeout=60) == ("ready", None)
+        end, number = time.monotonic() + 1.5, 10
+        index.add([record(number)])
+        while time.monotonic() < end or number < 20:
+            number += 1
+            index.add([record(number), record(1, f"changed {number}")])
+            index.delete([f"c{number - 1}"] if number % 3 else [f"c{number}"])
+            if not seen.empty():
+                break
+        stop.set()
+        kind, lengths = seen.get(timeout=60)
+        assert kind == "lengths", lengths
+        assert len(lengths) > 1
+        reader.join(60)
+        assert reader.exitcode == 0
+    finally:
+        reader.kill()
+        reader.join()
+
+
+def test_threads_write_through_two_objects_at_once(tmp_path: Path) -> None:
+    first = saved(tmp_path / "index", 2)
+    writers = [first, load(tmp_path / "index")]
+    problems: list[BaseException] = []
+
+    def write(writer: ChunkIndex, name: str) -> None:
+        try:
+            for i in range(12):
+                writer.add([Record(f"{name}{i}", f"{name} {i}")])
+                if i % 3 == 0:
+                    writer.delete([f"{name}{i}"])
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=write, args=(w, n)) for w, n in zip(writers * 2, "pqrs", strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert problems == []
+    loaded = load(tmp_path / "index")
+    assert sorted(loaded.ids) == sorted(["c0", "c1", *(f"{n}{i}" for n in "pqrs" for i in range(12) if i % 3)])
+    assert_consistent(loaded)
+
+
+# Where a save may go
+
+
+def test_save_replaces_an_index(tmp_path: Path) -> None:
+    saved(tmp_path / "index", 9)
+    index = ChunkIndex.from_texts(["one", "two"], ids=["a", "b"], model=ToyModel(), mode="corpus")
+    index.save(tmp_path / "index")
+    loaded = load(tmp_path / "index")
+    assert (loaded.ids, loaded.mode) == (["a", "b"], "corpus")
+    assert contents(index) == contents(loaded)
+    assert_consistent(loaded)
+
+
+def test_save_fills_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "index").mkdir()
+    saved(tmp_path / "index")
+    assert_consistent(load(tmp_path / "index"))
+
+
+def _foreign_database(folder: Path, journal: str) -> None:
+    connection = sqlite3.connect(folder / "index.sqlite")
+    connection.execute(f"PRAGMA journal_mode = {journal}")
+    connection.execute("CREATE TABLE notes (text)")
+    connection.execute("INSERT INTO notes VALUES ('mine')")
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        pytest.param(lambda folder: (folder / "note.txt").write_text("mine"), id="files"),
+        pytest.param(lambda folder: (folder / "sub").mkdir(), id="a folder"),
+        pytest.param(lambda folder: (folder / "vectors.f16").write_bytes(b"\0" * 64), id="vectors alone"),
+        pytest.param(lambda folder: (folder / "index.sqlite").write_text("not a database"), id="a foreign file"),
+        pytest.param(lambda folder: _foreign_database(folder, "DELETE"), id="a foreign database"),
+        pytest.param(lambda folder: _foreign_database(folder, "WAL"), id="a foreign database with WAL"),
+    ],
+)
+def test_save_refuses_a_folder_with_something_else_and_touches_nothing(
+    tmp_path: Path, fill: Callable[[Path], Any]
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    fill(target)
+    before, index = files_of(tmp_path), new_index(3)
+    with pytest.raises((FileExistsError, IndexFolderError), match=str(target)):
+        index.save(target)
+    assert files_of(tmp_path) == before
+    assert index.path is None
+    index.add([record(5)])
+    assert_consistent(index)
+
+
+def test_save_refuses_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="choose another path"):
+        new_index(3).save(tmp_path / "file")
+    assert files_of(tmp_path) == {"file": b"mine"}
+
+
+# What cannot be stored
+
+
+class _Text(str):
+    """A string that JSON would turn into a plain one."""
+
+    __slots__ = ()
+
+
+BAD_METADATA = {
+    "datetime": ({"when": datetime(2020, 1, 1, tzinfo=timezone.utc)}, "when"),
+    "tuple": ({"pair": (1, 2)}, "pair"),
+    "set": ({"tags": {"a"}}, "tags"),
+    "NaN": ({"score": float("nan")}, "score"),
+    "int key": ({"outer": {7: "x"}}, "7"),
+    "nested": ({"a": {"b": [{"deep": b"x"}]}}, "deep"),
+    "numpy": ({"count": np.int64(3)}, "count"),
+    "surrogate in a value": ({"name": "\ud800"}, "name"),
+    "surrogate in a key": ({"outer": {"\ud800": 1}}, "outer"),
+}
+
+
+@pytest.mark.parametrize(("metadata", "key"), BAD_METADATA.values(), ids=BAD_METADATA.keys())
+def test_metadata_that_is_not_json_is_a_type_error_and_nothing_is_written(
+    tmp_path: Path, metadata: dict[Any, Any], key: str
+) -> None:
+    bad = Record("culprit", "text", metadata)
+    unbound = new_index(3)
+    unbound.add([bad])
+    with pytest.raises(TypeError, match=rf"'culprit'.*{key}.*JSON"):
+        unbound.save(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+    assert unbound.path is None
+    unbound.top_k(STATE, [], 1)
+
+    index = saved(tmp_path / "index", 3)
+    before = files_of(tmp_path)
+    with pytest.raises(TypeError, match=rf"'culprit'.*{key}.*JSON"):
+        index.add([record(8), bad])
+    with pytest.raises(TypeError, match=rf"'culprit'.*{key}.*JSON"):
+        unbound.save(tmp_path / "index")
+    assert files_of(tmp_path)["index/index.sqlite"] == before["index/index.sqlite"]
+    assert index.ids == load(tmp_path / "index").ids == ["c0", "c1", "c2"]
+    index.add([record(8)])
+    assert_consistent(load(tmp_path / "index"))
+
+
+def test_a_node_that_is_not_json_is_a_type_error_that_names_the_key(tmp_path: Path) -> None:
+    when = datetime(2020, 1, 1, tzinfo=timezone.utc)
+    node = {"class_name": "TextNode", "relationships": {"1": {"node_id": "d", "metadata": {"when": when}}}}
+    index = saved(tmp_path / "index", 3)
+    with pytest.raises(TypeError, match=r"'culprit'.*when"):
+        index.add([Record("culprit", "text", {}, None, node)])
+    assert load(tmp_path / "index").ids == ["c0", "c1", "c2"]
+
+
+class _LoudModel(ToyModel):
+    def encode_chunks(self, texts: Any, show_progress: bool | None = None) -> np.ndarray:
+        return super().encode_chunks(texts) * [1e6 if text == "loud 9" else 1.0 for text in texts][-1]
+
+
+def test_embeddings_beyond_float16_are_a_value_error_and_nothing_is_written(tmp_path: Path) -> None:
+    chunks = np.eye(8, dtype=np.float32)
+    chunks[3, 3] = 65_520
+    index = ChunkIndex.from_embeddings(chunks)
+    with pytest.raises(ValueError, match="65504.*float16"):
+        index.save(tmp_path / "index")
+    assert list(tmp_path.iterdir()) == []
+    assert index.top_k(chunks[3], [], 1)[0].tolist() == [3]
+    saved(tmp_path / "index", 3)
+    before = observed(tmp_path / "index")
+    with pytest.raises(ValueError, match="65504.*float16"):
+        index.save(tmp_path / "index")
+    bound = load(tmp_path / "index")
+    bound._model = _LoudModel()
+    with pytest.raises(ValueError, match="65504.*float16"):
+        bound.add([record(9, "loud")])
+    assert observed(tmp_path / "index") == before
+    bound.add([record(8)])
+    assert_consistent(load(tmp_path / "index"))
+
+
+# Crashes
+
+_WORKER = """
+import sys
+from tests.test_storage import crash_worker
+crash_worker(*sys.argv[1:])
+"""
+_START = {"add": 20, "update": 20, "delete": 400, "save": 20, "new": 0}
+
+
+def change(kind: str, index: ChunkIndex | None, folder: Path, number: int) -> None:
+    """Make the change of this number, from 1."""
+    if kind == "save":
+        new_index(20 + number % 3, f"save {number}").save(folder)
+    elif kind == "new":
+        new_index(20, f"save {number}").save(folder / str(number))
+    elif kind == "add":
+        assert index is not None
+        index.add([Record(f"n{number}", f"new {number}"), Record(f"m{number}", f"more {number}")])
+    elif kind == "update":
+        assert index is not None
+        index.add([record(i, f"update {number}") for i in range(0, 20, 3)])
+    else:
+        assert index is not None
+        index.delete([f"c{2 * number - 2}", f"c{2 * number - 1}"])
+
+
+def expected_after(kind: str, number: int) -> list[tuple[str, str]]:
+    """Return ids and texts after so many changes."""
+    start = [(f"c{i}", f"text {i}") for i in range(_START[kind])]
+    if number == 0:
+        return start
+    if kind == "save":
+        return [(f"c{i}", f"save {number} {i}") for i in range(20 + number % 3)]
+    if kind == "add":
+        new = [[(f"n{i}", f"new {i}"), (f"m{i}", f"more {i}")] for i in range(1, number + 1)]
+        return [*start, *itertools.chain.from_iterable(new)]
+    if kind == "update":
+        return [(f"c{i}", f"update {number} {i}" if i % 3 == 0 else f"text {i}") for i in range(20)]
+    return start[2 * number :]
+
+
+def crash_worker(kind: str, path: str) -> None:
+    """Make changes until killed; say when each is done."""
+    folder = Path(path)
+    index = load(folder) if kind in ("add", "update", "delete") else None
+    for number in itertools.count(1):
+        os.write(1, b"%d\n" % number)
+        change(kind, index, folder, number)
+
+
+def killed_worker(kind: str, folder: Path, delay: float) -> int:
+    """Kill a worker in the middle of its changes; return how many were done for certain."""
+    arguments = [sys.executable, "-c", _WORKER, kind, str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environment) as worker:
+        assert worker.stdout is not None
+        begun = worker.stdout.readline()
+        time.sleep(delay)
+        worker.send_signal(signal.SIGKILL)
+        begun += worker.stdout.read()
+    assert worker.returncode == -signal.SIGKILL
+    # The change of the last complete line may be done or not; those before it are.
+    return int(begun.splitlines()[-1] if begun.endswith(b"\n") else begun.splitlines()[-2]) - 1
+
+
+@pytest.mark.parametrize(
+    "kills", [3, pytest.param(50, marks=[pytest.mark.full, only_full])], ids=["a few", "many"]
+)
+@pytest.mark.parametrize("kind", ["add", "update", "delete", "save"])
+def test_a_kill_leaves_the_old_or_the_new_state_and_all_that_was_acknowledged(
+    tmp_path: Path, kind: str, kills: int
+) -> None:
+    rng = random.Random(kind)
+    for kill in range(kills):
+        folder = tmp_path / f"index{kill}"
+        saved(folder, _START[kind])
+        done = killed_worker(kind, folder, rng.uniform(0.0, 0.12))
+        index = load(folder)
+        found = [(one.id, one.text) for one in index.get(index.ids)]
+        assert found in (expected_after(kind, done), expected_after(kind, done + 1))
+        assert_consistent(index)
+        index.add([record(999)])
+        assert_consistent(load(folder))
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=[pytest.mark.full, only_full])], ids=["a few", "many"])
+def test_a_kill_leaves_a_new_folder_whole_or_absent(tmp_path: Path, kills: int) -> None:
+    rng = random.Random("new")
+    for kill in range(kills):
+        folder = tmp_path / str(kill)
+        done = killed_worker("new", folder, rng.uniform(0.0, 0.12))
+        for number in range(1, done + 2):
+            if number <= done or (folder / str(number)).exists():
+                index = load(folder / str(number))
+                assert [one.text for one in index.get(index.ids)] == [f"save {number} {i}" for i in range(20)]
+                assert_consistent(index)
+
+
+def _copy_during_commit(folder: Path, copy: Path) -> None:
+    """Copy an index as a crash in the middle of a commit leaves it: pages half written, the journal complete."""
+    connection = sqlite3.connect(folder / "index.sqlite", isolation_level=None)
+    connection.execute("PRAGMA cache_size = 2")
+    connection.execute("PRAGMA cache_spill = 1")
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE records SET text = 'half written' || zeroblob(2000)")
+    connection.execute("UPDATE chunks SET valid = 0")
+    assert (folder / "index.sqlite-journal").stat().st_size > 0
+    shutil.copytree(folder, copy)
+    connection.execute("ROLLBACK")
+    connection.close()
+
+
+def test_an_index_opens_after_a_crash_in_the_middle_of_a_commit(tmp_path: Path) -> None:
+    saved(tmp_path / "index", 200)
+    before = observed(tmp_path / "index")
+    _copy_during_commit(tmp_path / "index", tmp_path / "crashed")
+    assert (tmp_path / "crashed" / "index.sqlite").read_bytes() != (tmp_path / "index" / "index.sqlite").read_bytes()
+    assert observed(tmp_path / "crashed") == before
+
+
+def test_a_write_recovers_an_index_after_a_crash_in_the_middle_of_a_commit(tmp_path: Path) -> None:
+    index = saved(tmp_path / "index", 200)
+    before = contents(index)
+    _copy_during_commit(tmp_path / "index", tmp_path / "crashed")
+    shutil.rmtree(tmp_path / "index")
+    (tmp_path / "crashed").rename(tmp_path / "index")
+    index = load(tmp_path / "index")
+    index.add([record(999)])
+    assert contents(load(tmp_path / "index"))[:-1] == before
+
+
+def test_vectors_of_a_write_that_was_cut_off_are_overwritten(tmp_path: Path) -> None:
+    index = saved(tmp_path / "index", 5)
+    with (tmp_path / "index" / "vectors.f16").open("ab") as file:
+        file.write(b"\xff" * 100)
+    before = observed(tmp_path / "index")
+    assert_consistent(index)
+    assert [entry[0].id for entry in before[0]] == index.ids
+    index.add([record(7), record(8)])
+    assert_consistent(load(tmp_path / "index"))
+
+
+# Damage
+
+
+def set_settings(folder: Path, change_values: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the settings of a folder as a program would, checksum and all."""
+    connection = sqlite3.connect(folder / "index.sqlite")
+    values = json.loads(connection.execute("SELECT value FROM settings").fetchone()[0])
+    change_values(values)
+    value = json.dumps(values)
+    connection.execute("UPDATE settings SET value = ?, checksum = ?", (value, zlib.crc32(value.encode())))
+    connection.commit()
+    connection.close()
+
+
+def _cut(name: str, keep: float) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        size = (folder / name).stat().st_size
+        os.truncate(folder / name, int(size * keep) if keep < 1 else size - 1)
+
+    return damage
+
+
+def _write(name: str, data: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(data) and None
+
+
+def _sql(statement: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        connection = sqlite3.connect(folder / "index.sqlite")
+        connection.execute(statement)
+        connection.commit()
+        connection.close()
+
+    return damage
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "vectors missing": lambda folder: (folder / "vectors.f16").unlink(),
+    "vectors empty": _cut("vectors.f16", 0.0),
+    "vectors cut": _cut("vectors.f16", 0.6),
+    "vectors one byte short": _cut("vectors.f16", 1.0),
+    "database missing": lambda folder: (folder / "index.sqlite").unlink(),
+    "database empty": _cut("index.sqlite", 0.0),
+    "database cut within the header": _cut("index.sqlite", 0.002),
+    "database cut to a quarter": _cut("index.sqlite", 0.25),
+    "database cut to a half": _cut("index.sqlite", 0.5),
+    "database cut to nine tenths": _cut("index.sqlite", 0.9),
+    "database one byte short": _cut("index.sqlite", 1.0),
+    "database is text": _write("index.sqlite", b"this is no database, " * 500),
+    "database is zeros": _write("index.sqlite", b"\0" * 8192),
+    "database is a folder": lambda folder: ((folder / "index.sqlite").unlink(), (folder / "index.sqlite").mkdir()),
+    "foreign database": lambda folder: ((folder / "index.sqlite").unlink(), _foreign_database(folder, "DELETE")),
+    "no settings": _sql("DELETE FROM settings"),
+    "settings changed": _sql("UPDATE settings SET value = replace(value, 'document', 'corpus')"),
+    "text changed": _sql("UPDATE records SET text = 'other' WHERE row = 2"),
+    "metadata changed": _sql("UPDATE records SET metadata = '{}' WHERE row = 2"),
+    "text missing": _sql("DELETE FROM records WHERE row = 2"),
+    "chunk missing": _sql("DELETE FROM chunks WHERE row = 2"),
+    "chunk invalid": _sql("UPDATE chunks SET valid = 0 WHERE row = 2"),
+    "id changed": _sql("UPDATE chunks SET id = 'other' WHERE row = 2"),
+    "order changed": _sql("UPDATE chunks SET major = 99 WHERE row = 2"),
+    "document changed": _sql("UPDATE chunks SET document_id = 'other' WHERE row = 2"),
+    "row out of range": _sql("UPDATE chunks SET row = 99 WHERE row = 2"),
+    "table missing": _sql("DROP TABLE records"),
+    "newer format": lambda folder: set_settings(folder, lambda values: values.update(format_version=2)),
+    "newer model format": lambda folder: set_settings(
+        folder, lambda values: values["model"]["config"].update(format_version=2)
+    ),
+    "unknown field of a newer model": lambda folder: set_settings(
+        folder, lambda values: values["model"]["config"].update(new_field=1)
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_folder_is_an_error_that_names_it(tmp_path: Path, damage: Callable[[Path], Any]) -> None:
+    saved(tmp_path / "index", 60)
+    before = observed(tmp_path / "index")
+    damage(tmp_path / "index")
+    with pytest.raises(IndexFolderError, match=str(tmp_path / "index")):
+        assert observed(tmp_path / "index") == before
+
+
+@pytest.mark.parametrize("what", ["missing", "empty", "file", "foreign"])
+def test_what_is_no_index_folder_is_an_error_that_says_so(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "place"
+    if what == "file":
+        path.write_text("mine")
+    elif what != "missing":
+        path.mkdir()
+    if what == "foreign":
+        (path / "config.json").write_text("{}")
+    with pytest.raises(IndexFolderError, match="is not an index folder: it has no index.sqlite"):
+        ChunkIndex.load(path)
+    assert [one.name for one in tmp_path.iterdir()] == ([] if what == "missing" else ["place"])
+
+
+def test_a_newer_format_says_what_to_do(tmp_path: Path) -> None:
+    saved(tmp_path / "index", 3)
+    set_settings(tmp_path / "index", lambda values: values.update(format_version=2, something_new=1))
+    with pytest.raises(IndexFolderError, match=r"has index format 2, this release reads 1; upgrade"):
+        ChunkIndex.load(tmp_path / "index")
+
+
+def assert_equal_or_refused(folder: Path, before: Any) -> bool:
+    """Check that a damaged folder gives the original results or an IndexFolderError; tells which."""
+    try:
+        after = observed(folder)
+    except IndexFolderError:
+        return False
+    assert after == before
+    return True
+
+
+def flip(path: Path, place: int, mask: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(place)
+        (byte,) = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte ^ mask]))
+
+
+@pytest.mark.parametrize("flips", [50, pytest.param(500, marks=[pytest.mark.full, only_full])], ids=["a few", "many"])
+@pytest.mark.parametrize("name", ["vectors.f16", "index.sqlite"])
+def test_flipped_bytes_are_noticed_or_do_not_matter(tmp_path: Path, name: str, flips: int) -> None:
+    index = saved(tmp_path / "index", 30)
+    index.add([record(3, "changed"), Record("d", "text", {"a": [1]}, "D", {"x": 1}, "embedded")])
+    index.delete(["c5"])
+    before, whole = observed(tmp_path / "index"), (tmp_path / "index" / name).read_bytes()
+    rng = random.Random(name)
+    refused = 0
+    for _ in range(flips):
+        place, mask = rng.randrange(len(whole)), rng.randrange(1, 256)
+        flip(tmp_path / "index" / name, place, mask)
+        try:
+            refused += not assert_equal_or_refused(tmp_path / "index", before)
+        except BaseException as error:
+            raise AssertionError(f"byte {place} of {name} xor {mask}") from error
+        (tmp_path / "index" / name).write_bytes(whole)
+    assert refused > 0
+    assert assert_equal_or_refused(tmp_path / "index", before)
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x03, 0xFF])
+def test_every_flipped_byte_of_the_header_is_noticed_or_does_not_matter(tmp_path: Path, mask: int) -> None:
+    saved(tmp_path / "index", 5)
+    before, path = observed(tmp_path / "index"), tmp_path / "index" / "index.sqlite"
+    whole = path.read_bytes()
+    for place in range(100):
+        flip(path, place, mask)
+        try:
+            assert_equal_or_refused(tmp_path / "index", before)
+        except BaseException as error:
+            raise AssertionError(f"byte {place} xor {mask}") from error
+        path.write_bytes(whole)
+        for extra in path.parent.glob("index.sqlite-*"):
+            extra.unlink()
+
+
+def test_a_header_of_another_journal_mode_is_noticed_or_does_not_matter(tmp_path: Path) -> None:
+    saved(tmp_path / "index", 5)
+    before = observed(tmp_path / "index")
+    with (tmp_path / "index" / "index.sqlite").open("r+b") as file:
+        file.seek(18)
+        file.write(b"\x02\x02")
+    assert_equal_or_refused(tmp_path / "index", before)
+
+
+def test_a_page_in_place_of_its_neighbour_is_noticed(tmp_path: Path) -> None:
+    saved(tmp_path / "index", 500)
+    before, path = observed(tmp_path / "index"), tmp_path / "index" / "index.sqlite"
+    whole = path.read_bytes()
+    size = int.from_bytes(whole[16:18], "big")
+    tried = 0
+    for start in range(0, len(whole), size):
+        head = start if start else 100
+        if whole[head] != 5:  # an inner page of a table
+            continue
+        cells = int.from_bytes(whole[head + 3 : head + 5], "big")
+        offsets = [head + 12 + 2 * cell for cell in range(cells)]
+        pointers = [start + int.from_bytes(whole[place : place + 2], "big") for place in offsets]
+        for one, other in itertools.pairwise(pointers):
+            path.write_bytes(whole[:one] + whole[other : other + 4] + whole[one + 4 :])
+            try:
+                assert_equal_or_refused(tmp_path / "index", before)
+            except AssertionError as error:
+                raise AssertionError(f"pointer at {one}") from error
+            tried += 1
+    assert tried > 3
+
+
+# Disks
+
+
+def no_space(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class _HalfWritten:
+    """A file that is full in the middle of a write."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def __enter__(self) -> _HalfWritten:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.file.close()
+
+    def write(self, data: Any) -> Any:
+        self.file.write(bytes(data)[: len(bytes(data)) // 2])
+        self.file.flush()
+        no_space()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+WRITES: dict[str, Callable[[Path], Any]] = {
+    "add": lambda folder: load(folder).add([record(50), record(1, "changed")]),
+    "rewrite": lambda folder: new_index(7, "new").save(folder),
+    "save elsewhere": lambda folder: load(folder).save(folder.parent / "elsewhere"),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+@pytest.mark.parametrize("failing", ["fsync", "write"])
+def test_a_full_disk_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], Any], failing: str
+) -> None:
+    saved(tmp_path / "index", 10)
+    before = observed(tmp_path / "index")
+    with monkeypatch.context() as patch:
+        if failing == "fsync":
+            patch.setattr(os, "fsync", no_space)
+        else:
+            fdopen, real_open = os.fdopen, builtins.open
+            patch.setattr(os, "fdopen", lambda *args, **options: _HalfWritten(fdopen(*args, **options)))
+            patch.setattr(
+                builtins,
+                "open",
+                lambda file, mode="r", *args, **options: (
+                    _HalfWritten(real_open(file, mode, *args, **options))
+                    if str(file).endswith(".f16") and mode != "rb"
+                    else real_open(file, mode, *args, **options)
+                ),
+            )
+        with pytest.raises(OSError, match="No space left") as caught:
+            write(tmp_path / "index")
+        assert caught.value.errno == errno.ENOSPC
+    assert observed(tmp_path / "index") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    load(tmp_path / "index").add([record(60)])
+    assert_consistent(load(tmp_path / "index"))
+
+
+def test_the_object_that_met_a_full_disk_stays_usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = saved(tmp_path / "index", 10)
+    before = contents(index)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", no_space)
+        with pytest.raises(OSError, match="No space left"):
+            index.add([record(50), record(1, "changed")])
+    assert contents(index) == before
+    index.add([record(51)])
+    index.delete(["c0"])
+    assert contents(index) == contents(load(tmp_path / "index"))
+    assert_consistent(index)
+
+
+@contextmanager
+def mounted(folder: Path, *arguments: str) -> Iterator[Path]:
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", *arguments, str(folder)], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot mount here: {done.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+needs_mount = pytest.mark.skipif(shutil.which("mount") is None or sys.platform != "linux", reason="needs mount")
+
+
+@needs_mount
+@pytest.mark.parametrize("kind", ["add", "update", "save", "delete"])
+def test_a_really_full_disk_leaves_the_last_good_state(tmp_path: Path, kind: str) -> None:
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=256k", "tmpfs") as disk:
+        folder = disk / "index"
+        index: ChunkIndex = saved(folder, 100)
+        # Only a little is left over, at another place each time.
+        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+        left = [0, 4096, 8192, 12288, 20480]
+        good = observed(folder)
+        failures = 0
+        for keep in left:
+            (disk / "filler").write_bytes(b"x" * max(0, free - keep))
+            for number in range(1, 40):
+                try:
+                    if kind == "add":
+                        index.add([Record(f"f{keep} {number} {i}", "filling " * 40) for i in range(5)])
+                    elif kind == "delete":
+                        index.delete(index.ids[:2])
+                    elif kind == "update":
+                        index.add([record(i, f"update {number}") for i in range(0, 90, 9)])
+                    else:
+                        new_index(100, f"save {number} " + "long " * number).save(folder)
+                except OSError as error:
+                    assert not isinstance(error, PermissionError), error
+                    failures += 1
+                    assert observed(folder) == good
+                    break
+                good = observed(folder)
+                if len(index) < 10:
+                    break
+            (disk / "filler").unlink()
+            assert observed(folder) == good
+            index = load(folder)
+            free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+        assert failures > 0 or kind == "delete"
+        index.add([record(7, "again")])
+        assert_consistent(load(folder))
+        assert [path.name for path in disk.iterdir()] == ["index"]
+
+
+@needs_mount
+def test_a_new_folder_on_a_full_disk_is_absent(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=64k", "tmpfs") as disk:
+        index = new_index(300, "a long text " * 20)
+        with pytest.raises(OSError, match=r"[Nn]o space|could not be written|full"):
+            index.save(disk / "index")
+        assert list(disk.iterdir()) == []
+        assert index.path is None
+        index.save(tmp_path / "elsewhere")
+        assert_consistent(load(tmp_path / "elsewhere"))
+
+
+@needs_mount
+def test_read_only_media_can_be_searched_and_refuse_writes_clearly(tmp_path: Path) -> None:
+    index = saved(tmp_path / "index", 20)
+    other = new_index(3)
+    (tmp_path / "media").mkdir()
+    with mounted(tmp_path / "media", "--bind", str(tmp_path / "index")) as media:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(media)], check=True)
+        loaded = load(media)
+        assert contents(loaded) == contents(index)
+        np.testing.assert_array_equal(loaded.top_k(STATE, [3], 5), index.top_k(STATE, [3], 5))
+        before = files_of(media)
+        attempts: list[Callable[[], Any]] = [
+            lambda: loaded.add([record(50)]),
+            lambda: loaded.delete(["c1"]),
+            lambda: loaded.save(media),
+            lambda: other.save(media),
+        ]
+        for attempt in attempts:
+            with pytest.raises(PermissionError, match=f"{media} cannot be written.*save to another folder"):
+                attempt()
+        assert files_of(media) == before
+        loaded.refresh()
+        assert contents(loaded) == contents(index)
+        loaded.save(tmp_path / "copy")
+        loaded.add([record(50)])
+    assert load(tmp_path / "copy").ids == [*index.ids, "c50"]
+
+
+# What a load needs
+
+
+def test_opening_and_one_hop_need_no_torch(tmp_path: Path) -> None:
+    saved(tmp_path / "index", 20)
+    script = f"""
+import sys
+import numpy as np
+from qrag_retriever import ChunkIndex
+index = ChunkIndex.load({str(tmp_path / "index")!r})
+assert len(index) == 20
+assert index.top_k(np.ones({DIM}, np.float32), [3], 4)[0].shape == (4,)
+assert index.get(["c3"])[0].text == "text 3"
+index.delete(["c3"])
+assert len(index) == 19
+heavy = {{"torch", "transformers", "sentence_transformers", "langchain_core", "llama_index"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"positions": "absolute"}], ids=["weights", "positions"])
+def test_another_model_is_refused_and_reindex_embeds_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+    model = ToyModel(**change)
+    index = saved(tmp_path / "index", 10)
+    index.delete(["c4"])
+    index.add([Record("n", "a node", {"a": 1}, "D", {"x": 1}, "embedded")])
+    before = observed(tmp_path / "index")
+    with pytest.raises(ModelMismatchError, match=r"another model.*fingerprint.*reindex=True"):
+        ChunkIndex.load(tmp_path / "index", model)
+    assert observed(tmp_path / "index") == before
+    records = index.get(index.ids)
+    fresh = ChunkIndex.load(tmp_path / "index", model, reindex=True)
+    assert fresh.path == tmp_path / "index"
+    assert fresh.get(fresh.ids) == records
+    loaded = ChunkIndex.load(tmp_path / "index", model)
+    texts = [one.text if one.embedded_text is None else one.embedded_text for one in records]
+    np.testing.assert_array_equal(loaded.view.source.vectors(np.arange(10)), model.encode_chunks(texts))
+    assert loaded.view.geometry.positions == model.config.positions
+    with pytest.raises(ModelMismatchError):
+        load(tmp_path / "index")
+
+
+def test_reindex_with_the_same_model_changes_nothing(tmp_path: Path) -> None:
+    saved(tmp_path / "index", 10)
+    before = files_of(tmp_path)
+    assert len(load(tmp_path / "index", reindex=True)) == 10
+    assert files_of(tmp_path) == before
+
+
+def test_reindex_takes_another_dimension(tmp_path: Path) -> None:
+    saved(tmp_path / "index", 10)
+    wide = ToyModel(dim=16)
+    with pytest.raises(ModelMismatchError):
+        ChunkIndex.load(tmp_path / "index", wide)
+    assert ChunkIndex.load(tmp_path / "index", wide, reindex=True).dim == 16
+    assert ChunkIndex.load(tmp_path / "index", wide).top_k(np.ones(16), [], 2)[0].shape == (2,)
+
+
+def test_reindex_gives_an_index_from_embeddings_its_model(tmp_path: Path) -> None:
+    ChunkIndex.from_embeddings(np.eye(16), [f"text {i}" for i in range(16)]).save(tmp_path / "index")
+    with pytest.raises(ValueError, match=r"dimension 16.*8"):
+        load(tmp_path / "index")
+    assert_consistent(load(tmp_path / "index", reindex=True))
+    assert_consistent(load(tmp_path / "index"))
+
+
+def test_what_a_retriever_keeps_survives_changes_and_reindexing(tmp_path: Path) -> None:
+    index = new_index(5)
+    index.save(tmp_path / "index", {"k": 7})
+    index.add([record(8)])
+    index.save(tmp_path / "index")
+    ChunkIndex.load(tmp_path / "index", ToyModel(seed=1), reindex=True)
+    assert ChunkIndex.load(tmp_path / "index").retriever_settings == {"k": 7}
+
+
+def test_records_of_many_chunks_are_read_in_order(tmp_path: Path) -> None:
+    texts = [f"text {i}" for i in range(1_203)]
+    index = ChunkIndex.from_records(records_from_texts(texts, None, texts), ToyModel())
+    index.save(tmp_path / "index")
+    shuffled = random.Random(0).sample(texts, len(texts))
+    assert [one.text for one in load(tmp_path / "index").get(shuffled)] == shuffled
