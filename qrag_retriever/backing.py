@@ -58,7 +58,7 @@ class MemoryBacking:
         layout, origin = view.layout.changed(removed, records, keys, np.empty(len(records), np.int64))
         everything = [*source.kept, *records]
         kept = tuple(everything[i] for i in origin)
-        if _only_appends(origin):
+        if _only_appends(view, records, origin):
             successor = IndexView(view.geometry, layout, MemorySource(kept, source.rows.appended(vectors)))
             view.hand_over(successor, vectors)
             return successor
@@ -102,7 +102,7 @@ class FolderBacking:
             rows = transaction.add(records, keys, vectors)
             layout, origin = view.layout.changed(replaced, records, keys, rows)
         successor = self._adopted(view, transaction.settings, layout)
-        if _only_appends(origin):
+        if _only_appends(view, records, origin):
             # The scan goes on with what is stored, not with what was rounded.
             view.hand_over(successor, vectors.astype(np.float16).astype(np.float32))
         return successor
@@ -142,5 +142,6 @@ def known_chunks(layout: Layout, ids: Sequence[str], deleted_before: set[str]) -
     return [layout.chunk_of[id_] for id_ in ids if id_ in layout.chunk_of]
 
 
-def _only_appends(origin: np.ndarray) -> bool:
-    return bool(np.array_equal(origin, np.arange(len(origin))))
+def _only_appends(view: IndexView, records: Sequence[Record], origin: np.ndarray) -> bool:
+    """Tell whether a change keeps all old chunks where they are and adds the new ones behind them."""
+    return bool(np.array_equal(origin, np.arange(len(view) + len(records))))

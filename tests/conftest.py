@@ -87,3 +87,8 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no reference material beside the repository")
     return SHARED
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Name the framework that the environment has, for one_framework.py."""
+    parser.addoption("--framework", choices=["langchain", "llama_index", "both"], default="both")

@@ -15,11 +15,11 @@ from llama_index.core.vector_stores.types import (
     MetadataFilters,
 )
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
-from tests.toy_model import ToyModel
 
 from qrag_retriever.filters import compile_filters, single_document
 from qrag_retriever.index import ChunkIndex
 from qrag_retriever.records import Record
+from tests.toy_model import ToyModel
 
 METADATA: list[dict[str, Any]] = [
     {},

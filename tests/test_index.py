@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import subprocess
 import sys
@@ -16,12 +17,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.toy_model import DIM, ToyModel, embedding_of
 
 from qrag_retriever.errors import DuplicateIdError, ModelMismatchError, UnknownIdError
 from qrag_retriever.index import ChunkIndex
 from qrag_retriever.records import Record
 from qrag_retriever.view import IndexView
+from tests.toy_model import DIM, ToyModel, embedding_of
 
 KINDS = ["float32", "int8"]
 STATE = embedding_of("a state")
@@ -37,7 +38,7 @@ def naive_positions(count: int, picked: Sequence[int], kind: str) -> list[int]:
         return list(range(count))
     cuts = [0, *sorted(picked), count]
     positions = []
-    for segment, (first, stop) in enumerate(zip(cuts, cuts[1:], strict=False)):
+    for segment, (first, stop) in enumerate(itertools.pairwise(cuts)):
         length = stop - first
         positions += [20 * segment + (18 * r // (length - 1) if length > 1 else 0) for r in range(length)]
     return positions
@@ -430,7 +431,7 @@ def test_add_appends(index: ChunkIndex) -> None:
 
 def test_add_goes_to_the_end_of_its_document(index: ChunkIndex) -> None:
     index.add([Record("x", "new x", {}, "A"), Record("y", "new y", {}, "B"), Record("z", "new z", {}, "A")])
-    assert index.ids == "c0 c1 c2 c3 c4 x z c5 c6 c7 y c8 c9".split()
+    assert index.ids == ["c0", "c1", "c2", "c3", "c4", "x", "z", "c5", "c6", "c7", "y", "c8", "c9"]
     assert_searches_like_new(index)
 
 
@@ -451,7 +452,7 @@ def test_an_update_of_the_last_chunk(index: ChunkIndex) -> None:
 
 def test_an_update_with_another_document_moves_the_chunk(index: ChunkIndex) -> None:
     index.add([Record("c1", "text 1", {}, "B")])
-    assert index.ids == "c0 c2 c3 c4 c5 c6 c7 c1 c8 c9".split()
+    assert index.ids == ["c0", "c2", "c3", "c4", "c5", "c6", "c7", "c1", "c8", "c9"]
     assert_searches_like_new(index)
 
 
@@ -485,7 +486,7 @@ def test_deleting_a_deleted_id_passes(index: ChunkIndex) -> None:
     index.delete(["c3"])
     assert index.delete(["c3", "c4", "c4"]) == ["c4"]
     assert index.delete(["c3"]) == []
-    assert index.ids == "c0 c1 c2 c5 c6 c7 c8 c9".split()
+    assert index.ids == ["c0", "c1", "c2", "c5", "c6", "c7", "c8", "c9"]
 
 
 def test_deleting_a_deleted_id_passes_after_a_save(index: ChunkIndex, tmp_path: Path) -> None:
@@ -498,7 +499,7 @@ def test_deleting_a_deleted_id_passes_after_a_save(index: ChunkIndex, tmp_path: 
 def test_a_deleted_id_can_be_added_again(index: ChunkIndex) -> None:
     index.delete(["c3"])
     index.add([Record("c3", "back", {}, "A")])
-    assert index.ids == "c0 c1 c2 c4 c3 c5 c6 c7 c8 c9".split()
+    assert index.ids == ["c0", "c1", "c2", "c4", "c3", "c5", "c6", "c7", "c8", "c9"]
     assert index.delete(["c3"]) == ["c3"]
     assert_searches_like_new(index)
 
@@ -560,7 +561,7 @@ def test_a_search_sees_one_version(index: ChunkIndex) -> None:
     assert view.records(range(10)) == records
     for held in (view, IndexView(view.geometry, view.layout, view.source)):
         np.testing.assert_array_equal(held.top_k(STATE[None], [[2]], 10), before)
-    assert index.ids == "c0 c3 c4 x c5 c6 c7 c8 y z".split()
+    assert index.ids == ["c0", "c3", "c4", "x", "c5", "c6", "c7", "c8", "y", "z"]
     assert_searches_like_new(index)
 
 
@@ -640,7 +641,7 @@ def test_pickle_of_an_index_in_memory_is_independent() -> None:
     np.testing.assert_array_equal(twin.top_k(STATE, [1], 5), index.top_k(STATE, [1], 5))
     assert twin.delete(["c2"]) == []
     twin.add([Record("x", "x", {}, "A")])
-    assert twin.ids == "c0 c1 c3 c4 x c5".split()
+    assert twin.ids == ["c0", "c1", "c3", "c4", "x", "c5"]
     assert "x" not in index.ids
 
 

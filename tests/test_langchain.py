@@ -398,14 +398,14 @@ async def test_max_concurrency_limits_searches_at_a_time(
     retriever: QRAGRetriever, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     model, running, most, lock = retriever.index.model, 0, 0, threading.Lock()
-    encode = model.encode_states
+    encode, pair = model.encode_states, threading.Barrier(2, timeout=5)
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
-        threading.Event().wait(0.005)
+        pair.wait()
         try:
             return encode(*args, **kwargs)
         finally:

@@ -84,7 +84,7 @@ def test_pydantic_s_constructor_comes_before_llama_index_s() -> None:
 def test_what_copies_and_configuration_need_are_fields() -> None:
     """A private attribute would be lost where LangChain rebuilds a retriever from its fields."""
     assert {"index", "callback_manager", "object_map", "verbose"} <= QRAGRetriever.model_fields.keys()
-    assert not QRAGRetriever.__private_attributes__
+    assert QRAGRetriever.__private_attributes__.keys() == LangChainRetriever.__private_attributes__.keys()
     assert QRAGRetriever.model_config["extra"] == "forbid"
 
 
@@ -284,6 +284,15 @@ def test_both_frameworks_give_the_same_results(retriever: QRAGRetriever) -> None
     documents, nodes = retriever.invoke(QUESTION), retriever.retrieve(QUESTION)
     for document, hit in zip(documents, nodes, strict=True):
         assert (document.id, document.page_content, document.metadata["score"]) == (hit.node_id, hit.text, hit.score)
+
+
+def test_editing_a_step_or_what_was_given_does_not_change_the_corpus(model: QRAGModel) -> None:
+    given = [{"tags": ["a"]} for _ in STORY]
+    made = QRAGRetriever.from_texts(STORY, given, IDS, model=model)
+    given[made.search(QUESTION).steps[0].chunk_id]["tags"].append("changed")
+    assert made.search(QUESTION).steps[0].metadata == {"tags": ["a"]}
+    made.search(QUESTION).steps[0].metadata["tags"].append("changed")
+    assert made.search(QUESTION).steps[0].metadata == {"tags": ["a"]}
 
 
 # Making

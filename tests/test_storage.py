@@ -27,12 +27,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.toy_model import DIM, ToyModel, embedding_of
 
 from qrag_retriever.errors import IndexFolderError, ModelMismatchError
 from qrag_retriever.index import ChunkIndex
 from qrag_retriever.records import Record, records_from_texts
 from qrag_retriever.storage import IndexFolder
+from tests.toy_model import DIM, ToyModel, embedding_of
 
 STATE = embedding_of("a state")
 FULL = os.environ.get("QRAG_FULL") == "1"
@@ -40,10 +40,10 @@ only_full = pytest.mark.skipif(not FULL, reason="set QRAG_FULL=1 to run the larg
 ODD_TEXTS = {
     "NUL": "before\0after\0",
     "emoji": "👩🏽‍🚀 left 🚀",
-    "right to left": "\u202eשלום עולם, مرحبا",
+    "right to left": "\u202eשלמה, مرحبا",
     "combining": "e\u0301 \u212b \ufb01",
     "line ends": "one\r\ntwo\u2028three\x85four\n",
-    "quotes": "'; DROP TABLE chunks; -- \"x\" \\ %s ?",
+    "quotes": '\'; DROP TABLE chunks; -- "x" \\ %s ?',
     "beyond the basic plane": "\U0010ffff\ufffe\uffff",
     "byte order mark": "\ufefftext",
     "empty": "",
@@ -172,18 +172,19 @@ def test_any_folder_name_works(tmp_path: Path, name: str) -> None:
 def test_picks_are_the_same_after_save_and_after_load(tmp_path: Path, positions: Any, mode: Any, scan: Any) -> None:
     model = ToyModel(positions)
     index = ChunkIndex.from_texts([f"text {i}" for i in range(50)], model=model, mode=mode, scan=scan)
-    hops: list[Any] = []
-    for one in (index, index, None):
-        if one is None:
-            one = ChunkIndex.load(tmp_path / "index", model, scan=scan)
-            assert (one.mode, one.dim, len(one), one.ids) == (mode, DIM, 50, index.ids)
+
+    def hops(one: ChunkIndex) -> Any:
         picked: list[int] = []
         for _ in range(5):
             picked.append(int(one.top_k(STATE, picked, 1)[0][0]))
-        hops.append((picked, one.top_k(STATE, picked, 9)[0].tolist()))
-        if len(hops) == 1:
-            index.save(tmp_path / "index")
-    assert hops[0] == hops[1] == hops[2]
+        return picked, one.top_k(STATE, picked, 9)[0].tolist()
+
+    before = hops(index)
+    index.save(tmp_path / "index")
+    assert hops(index) == before
+    loaded = ChunkIndex.load(tmp_path / "index", model, scan=scan)
+    assert (loaded.mode, loaded.dim, len(loaded), loaded.ids) == (mode, DIM, 50, index.ids)
+    assert hops(loaded) == before
 
 
 def test_after_save_the_index_searches_what_is_stored(tmp_path: Path) -> None:
@@ -530,12 +531,6 @@ def test_save_refuses_a_file(tmp_path: Path) -> None:
 # What cannot be stored
 
 
-class _Text(str):
-    """A string that JSON would turn into a plain one."""
-
-    __slots__ = ()
-
-
 BAD_METADATA = {
     "datetime": ({"when": datetime(2020, 1, 1, tzinfo=timezone.utc)}, "when"),
     "tuple": ({"pair": (1, 2)}, "pair"),
@@ -592,17 +587,17 @@ def test_embeddings_beyond_float16_are_a_value_error_and_nothing_is_written(tmp_
     chunks = np.eye(8, dtype=np.float32)
     chunks[3, 3] = 65_520
     index = ChunkIndex.from_embeddings(chunks)
-    with pytest.raises(ValueError, match="65504.*float16"):
+    with pytest.raises(ValueError, match=r"65504.*float16"):
         index.save(tmp_path / "index")
     assert list(tmp_path.iterdir()) == []
     assert index.top_k(chunks[3], [], 1)[0].tolist() == [3]
     saved(tmp_path / "index", 3)
     before = observed(tmp_path / "index")
-    with pytest.raises(ValueError, match="65504.*float16"):
+    with pytest.raises(ValueError, match=r"65504.*float16"):
         index.save(tmp_path / "index")
     bound = load(tmp_path / "index")
     bound._model = _LoudModel()
-    with pytest.raises(ValueError, match="65504.*float16"):
+    with pytest.raises(ValueError, match=r"65504.*float16"):
         bound.add([record(9, "loud")])
     assert observed(tmp_path / "index") == before
     bound.add([record(8)])
@@ -675,9 +670,7 @@ def killed_worker(kind: str, folder: Path, delay: float) -> int:
     return int(begun.splitlines()[-1] if begun.endswith(b"\n") else begun.splitlines()[-2]) - 1
 
 
-@pytest.mark.parametrize(
-    "kills", [3, pytest.param(50, marks=[pytest.mark.full, only_full])], ids=["a few", "many"]
-)
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=[pytest.mark.full, only_full])], ids=["a few", "many"])
 @pytest.mark.parametrize("kind", ["add", "update", "delete", "save"])
 def test_a_kill_leaves_the_old_or_the_new_state_and_all_that_was_acknowledged(
     tmp_path: Path, kind: str, kills: int
@@ -845,7 +838,7 @@ def test_what_is_no_index_folder_is_an_error_that_says_so(tmp_path: Path, what: 
         path.mkdir()
     if what == "foreign":
         (path / "config.json").write_text("{}")
-    with pytest.raises(IndexFolderError, match="is not an index folder: it has no index.sqlite"):
+    with pytest.raises(IndexFolderError, match=r"is not an index folder: it has no index.sqlite"):
         ChunkIndex.load(path)
     assert [one.name for one in tmp_path.iterdir()] == ([] if what == "missing" else ["place"])
 
@@ -896,20 +889,24 @@ def test_flipped_bytes_are_noticed_or_do_not_matter(tmp_path: Path, name: str, f
     assert assert_equal_or_refused(tmp_path / "index", before)
 
 
-@pytest.mark.parametrize("mask", [0x01, 0x03, 0xFF])
-def test_every_flipped_byte_of_the_header_is_noticed_or_does_not_matter(tmp_path: Path, mask: int) -> None:
+@pytest.mark.parametrize("mask", [0x01, 0x10, 0xFF])
+def test_every_byte_of_a_small_database_is_noticed_or_does_not_matter(tmp_path: Path, mask: int) -> None:
     saved(tmp_path / "index", 5)
     before, path = observed(tmp_path / "index"), tmp_path / "index" / "index.sqlite"
     whole = path.read_bytes()
-    for place in range(100):
+    wrong = []
+    for place in range(len(whole)):
+        if place >= 100 and not whole[place]:
+            continue
         flip(path, place, mask)
         try:
             assert_equal_or_refused(tmp_path / "index", before)
-        except BaseException as error:
-            raise AssertionError(f"byte {place} xor {mask}") from error
+        except Exception as error:
+            wrong.append(f"byte {place}: {type(error).__name__}")
         path.write_bytes(whole)
         for extra in path.parent.glob("index.sqlite-*"):
             extra.unlink()
+    assert wrong == []
 
 
 def test_a_header_of_another_journal_mode_is_noticed_or_does_not_matter(tmp_path: Path) -> None:
@@ -1062,8 +1059,9 @@ def test_a_really_full_disk_leaves_the_last_good_state(tmp_path: Path, kind: str
                         index.add([record(i, f"update {number}") for i in range(0, 90, 9)])
                     else:
                         new_index(100, f"save {number} " + "long " * number).save(folder)
-                except OSError as error:
-                    assert not isinstance(error, PermissionError), error
+                except PermissionError:
+                    raise
+                except OSError:
                     failures += 1
                     assert observed(folder) == good
                     break

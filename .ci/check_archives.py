@@ -1,0 +1,31 @@
+"""Check what the wheel and the sdist hold: python .ci/check_archives.py DIST."""
+
+from __future__ import annotations
+
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+MAX_MEGABYTES = 90
+
+
+def main(folder: Path) -> None:
+    """Exit with a message if an archive is not as it should be."""
+    (wheel,) = folder.glob("*.whl")
+    (sdist,) = folder.glob("*.tar.gz")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    expected = {"qrag_retriever", next(top for top in tops if top.endswith(".dist-info"))}
+    if tops != expected or "qrag_retriever/py.typed" not in names:
+        sys.exit(f"the wheel holds {sorted(tops)}; expected {sorted(expected)} with py.typed")
+    with tarfile.open(sdist) as archive:
+        if not any(member.name.endswith("/LICENSE") for member in archive):
+            sys.exit("the sdist has no LICENSE")
+    for path in (wheel, sdist):
+        if path.stat().st_size > MAX_MEGABYTES * 2**20:
+            sys.exit(f"{path.name} has {path.stat().st_size} bytes, more than {MAX_MEGABYTES} MiB")
+        sys.stdout.write(f"{path.name}: {path.stat().st_size / 2**20:.2f} MiB\n")
+
+
+main(Path(sys.argv[1]))
