@@ -58,12 +58,13 @@ class MemoryBacking:
         layout, origin = view.layout.changed(removed, records, keys, np.empty(len(records), np.int64))
         everything = [*source.kept, *records]
         kept = tuple(everything[i] for i in origin)
-        if _only_appends(view, records, origin):
-            successor = IndexView(view.geometry, layout, MemorySource(kept, source.rows.appended(vectors)))
-            view.hand_over(successor, vectors)
-            return successor
-        moved = np.concatenate([source.rows.array, vectors])[origin]
-        return IndexView(view.geometry, layout, MemorySource(kept, GrowingArray(moved)))
+        if np.array_equal(origin, np.arange(len(view) + len(records))):
+            rows = source.rows.appended(vectors)
+        else:
+            rows = GrowingArray(np.concatenate([source.rows.array, vectors])[origin])
+        successor = IndexView(view.geometry, layout, MemorySource(kept, rows))
+        view.hand_over(successor, vectors, origin)
+        return successor
 
 
 class FolderBacking:
@@ -101,11 +102,9 @@ class FolderBacking:
             transaction.invalidate(view.layout.rows[replaced])
             rows = transaction.add(records, keys, vectors)
             layout, origin = view.layout.changed(replaced, records, keys, rows)
-        successor = self._adopted(view, transaction.settings, layout)
-        if _only_appends(view, records, origin):
-            # The scan goes on with what is stored, not with what was rounded.
-            view.hand_over(successor, vectors.astype(np.float16).astype(np.float32))
-        return successor
+        # The scan goes on with what is stored, not with what was rounded.
+        stored = vectors.astype(np.float16).astype(np.float32)
+        return self._adopted(view, transaction.settings, layout, stored, origin)
 
     def delete(self, view: IndexView, ids: Sequence[str]) -> tuple[IndexView, list[str]]:
         """Delete records; returns the version without them, and the ids that were deleted now."""
@@ -115,19 +114,24 @@ class FolderBacking:
             removed = known_chunks(view.layout, ids, self.folder.deleted_ids(absent))
             transaction.invalidate(view.layout.rows[removed])
         gone = [view.layout.ids[chunk] for chunk in removed]
-        layout, _ = view.layout.changed(removed, [], [], np.empty(0, np.int64))
-        return self._adopted(view, transaction.settings, layout), gone
+        layout, origin = view.layout.changed(removed, [], [], np.empty(0, np.int64))
+        nothing = np.empty((0, view.geometry.dim), np.float32)
+        return self._adopted(view, transaction.settings, layout, nothing, origin), gone
 
     def _caught_up(self, view: IndexView, settings: FolderSettings) -> IndexView:
         """Take over other processes' changes before making one's own."""
         unchanged = (settings.version, settings.generation) == (self.settings.version, self.settings.generation)
         return view if unchanged else self.reopened(view.geometry)
 
-    def _adopted(self, view: IndexView, settings: FolderSettings, layout: Layout) -> IndexView:
+    def _adopted(
+        self, view: IndexView, settings: FolderSettings, layout: Layout, vectors: np.ndarray, origin: np.ndarray
+    ) -> IndexView:
         """Make the version that a committed transaction has left."""
         self.settings = settings
-        mapped = self.folder.map_vectors(settings)
-        return IndexView(view.geometry, layout, FolderSource(self.folder, settings.generation, mapped, layout.rows))
+        source = FolderSource(self.folder, settings.generation, self.folder.map_vectors(settings), layout.rows)
+        successor = IndexView(view.geometry, layout, source)
+        view.hand_over(successor, vectors, origin)
+        return successor
 
 
 def known_chunks(layout: Layout, ids: Sequence[str], deleted_before: set[str]) -> list[int]:
@@ -140,8 +144,3 @@ def known_chunks(layout: Layout, ids: Sequence[str], deleted_before: set[str]) -
     if unknown:
         raise UnknownIdError(f"unknown ids: {unknown[:5]} ({len(unknown)} in all); nothing was deleted")
     return [layout.chunk_of[id_] for id_ in ids if id_ in layout.chunk_of]
-
-
-def _only_appends(view: IndexView, records: Sequence[Record], origin: np.ndarray) -> bool:
-    """Tell whether a change keeps all old chunks where they are and adds the new ones behind them."""
-    return bool(np.array_equal(origin, np.arange(len(view) + len(records))))

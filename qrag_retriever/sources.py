@@ -18,6 +18,7 @@ class MemorySource:
 
     kept: Sequence[Record]
     rows: GrowingArray
+    in_memory = True
 
     def records(self, chunk_ids: Sequence[int]) -> list[Record]:
         """Read records in the given order."""
@@ -41,6 +42,7 @@ class FolderSource:
     generation: int
     mapped: np.ndarray
     rows: np.ndarray
+    in_memory = False
 
     def records(self, chunk_ids: Sequence[int]) -> list[Record]:
         """Read records in the given order."""

@@ -17,6 +17,7 @@ from qrag_retriever.records import Record
 from qrag_retriever.rotary import check_dim, rotate_forward
 from qrag_retriever.scan import Scan, ScanKind, StateQuery, make_scan
 from qrag_retriever.scan.factory import choose_kind
+from qrag_retriever.scan.floats import FloatScan
 
 _ROTATED_AT_ONCE = 65_536
 _CACHED_VIEWS = 8
@@ -32,6 +33,10 @@ class Source(Protocol):
 
     def vectors(self, chunk_ids: np.ndarray) -> np.ndarray:
         """Read exact, unrotated embeddings: (M, D), float32."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Tell whether `matrix` is a float32 array in memory."""
 
     def matrix(self) -> np.ndarray:
         """Return all embeddings in chunk order, (N, D), float32 or float16; a view or a map where possible."""
@@ -112,10 +117,24 @@ class IndexView:
         """Memory that one hop reads; 0 before the first search."""
         return 0 if self._scan is None else self._scan.hot_bytes
 
-    def hand_over(self, successor: IndexView, vectors: np.ndarray) -> None:
-        """Continue the scan, if it is built, for a version that only appends these vectors."""
-        if self._scan is not None and self.geometry.placed != "absolute":
-            successor._scan = self._scan.appended(vectors, successor._exact_rows)
+    def hand_over(self, successor: IndexView, vectors: np.ndarray, origin: np.ndarray) -> None:
+        """Continue the scan, if it is built, for the next version.
+
+        Args:
+            successor: The next version.
+            vectors: Shape (M, D), float32: the new chunks, as they are stored.
+            origin: Where each chunk of the next version comes from, as `Layout.changed` tells.
+        """
+        scan = self._scan
+        if scan is None or self.geometry.placed == "absolute":
+            return
+        if len(vectors):
+            scan = scan.appended(vectors, successor._exact_rows)
+        if len(origin) < scan.num_chunks or not np.array_equal(origin, np.arange(len(origin))):
+            if isinstance(scan, FloatScan) and successor.source.in_memory:
+                return  # it only wraps the matrix that the next version has anyway
+            scan = scan.taken(origin, successor._exact_rows)
+        successor._scan = scan
 
     def global_ids(self, chunk_ids: np.ndarray) -> np.ndarray:
         """Translate this view's chunk ids to those of the whole index; -1 stays."""

@@ -145,6 +145,16 @@ def test_appending_leaves_the_older_scan_as_it_was(kind: str) -> None:
     assert (first.num_chunks, second.num_chunks, third.num_chunks) == (1000, 1500, 2000)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_taking_rows_reorders_and_drops(kind: str) -> None:
+    random = np.random.default_rng(4)
+    matrix = random.standard_normal((500, 16)).astype(np.float32)
+    order = random.permutation(500)[:200]
+    query = make_query(random, 200, 16, 1)
+    taken = build(kind, matrix).taken(order, lambda ids: matrix[order[ids]])
+    np.testing.assert_array_equal(taken.top_k([query], 5)[0][0], brute_force(matrix[order], query, 5, None)[0])
+
+
 def test_growing_array_copies_when_two_continue_the_same_view() -> None:
     base = GrowingArray(np.zeros((2, 1))).appended(np.ones((1, 1)))
     one, two = base.appended(np.full((1, 1), 5.0)), base.appended(np.full((1, 1), 7.0))

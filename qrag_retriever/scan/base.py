@@ -62,6 +62,9 @@ class Scan(Protocol):
         ``exact_rows`` reads the exact embeddings of old and new rows; scans that hold them do not need it.
         """
 
+    def taken(self, chunk_ids: np.ndarray, exact_rows: ExactRows) -> Scan:
+        """Return a scan of some of the rows, in the given order, copied; ``exact_rows`` as in `appended`."""
+
 
 def top_of(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the k best of (N,) scores as (ids, scores), best first, ties by the lower id, padded with -1 and -inf."""

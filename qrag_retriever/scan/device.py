@@ -39,6 +39,12 @@ class TorchScan:
         new = torch.from_numpy(np.ascontiguousarray(vectors)).to(self._matrix)
         return TorchScan(torch.cat([self._matrix, new]))
 
+    def taken(self, chunk_ids: np.ndarray, exact_rows: ExactRows) -> TorchScan:
+        """Return a scan of some of the rows; see `Scan.taken`."""
+        import torch
+
+        return TorchScan(self._matrix[torch.from_numpy(chunk_ids).to(self._matrix.device)])
+
     def top_k(
         self, queries: Sequence[StateQuery], k: int, mask: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -43,6 +43,10 @@ class FloatScan:
         """Return a scan with (M, D) more rows; see `Scan.appended`."""
         return FloatScan(self._rows.appended(vectors))
 
+    def taken(self, chunk_ids: np.ndarray, exact_rows: ExactRows) -> FloatScan:
+        """Return a scan of some of the rows; see `Scan.taken`."""
+        return FloatScan(self.matrix[chunk_ids])
+
     def top_k(
         self, queries: Sequence[StateQuery], k: int, mask: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -85,6 +85,10 @@ class Int8Scan:
         """Return a scan with (M, D) more rows; see `Scan.appended`."""
         return Int8Scan(self._codes.appended(vectors), exact_rows)
 
+    def taken(self, chunk_ids: np.ndarray, exact_rows: ExactRows) -> Int8Scan:
+        """Return a scan of some of the rows; see `Scan.taken`."""
+        return Int8Scan(Codes(*(GrowingArray(part.array[chunk_ids]) for part in self._codes)), exact_rows)
+
     def top_k(
         self, queries: Sequence[StateQuery], k: int, mask: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
