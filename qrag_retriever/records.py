@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,7 +62,7 @@ def records_from_texts(
             raise ValueError(f"{len(texts)} texts but {len(values)} {name}; give one for each text, or None")
     records = []
     for i, text in enumerate(texts):
-        metadata = dict((metadatas[i] if metadatas is not None else None) or {})
+        metadata = copy.deepcopy(dict((metadatas[i] if metadatas is not None else None) or {}))
         record_id = ids[i] if ids is not None else None
         records.append(
             Record(str(uuid.uuid4()) if record_id is None else record_id, text, metadata, document_of(metadata))

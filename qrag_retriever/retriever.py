@@ -6,29 +6,36 @@ It is a thin view of a `ChunkIndex` and holds search settings only, so several r
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from qrag_retriever.config import Mode
 from qrag_retriever.devices import Dtype
 from qrag_retriever.filters import Filters
 from qrag_retriever.index import ChunkIndex, ModelLike, resolve_model
-from qrag_retriever.records import Record, document_of, records_from_texts
+from qrag_retriever.integrations.documents import records_of
+from qrag_retriever.integrations.installed import make_callback_manager
+from qrag_retriever.records import records_from_texts
 from qrag_retriever.scan import ScanKind
 from qrag_retriever.selection import Selection
 from qrag_retriever.selector import MultiStepSelector
+from qrag_retriever.view import IndexView
+
+if TYPE_CHECKING:
+    from qrag_retriever.integrations.langchain import LangChainSide
+    from qrag_retriever.integrations.llama_index import LlamaIndexSide
+else:
+    from qrag_retriever.integrations.installed import langchain_side as LangChainSide
+    from qrag_retriever.integrations.installed import llama_index_side as LlamaIndexSide
 
 MinQ = float | Literal["auto"] | None
 Order = Literal["retrieved", "document"]
 # What an index keeps of a retriever.
-_SAVED = ("k", "min_q", "beam_width", "order", "score_key")
+_SAVED = ("k", "min_q", "beam_width", "order", "score_key", "hop_key")
 
 
 class _Settings(BaseModel):
@@ -37,14 +44,15 @@ class _Settings(BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", populate_by_name=True)
 
     index: ChunkIndex = Field(exclude=True)
-    k: int = Field(4, ge=1, validation_alias=AliasChoices("k", "similarity_top_k"))
+    k: int = Field(4, ge=1, strict=True, validation_alias=AliasChoices("k", "similarity_top_k"))
     min_q: MinQ = None
-    beam_width: int = Field(1, ge=1)
+    beam_width: int = Field(1, ge=1, strict=True)
     order: Order = "retrieved"
     filters: Any = None
     score_key: str | None = "score"
+    hop_key: str | None = "qrag_hop"
     # LlamaIndex's own attributes; they must be fields to exist on a pydantic object.
-    callback_manager: Any = Field(default=None, exclude=True, repr=False, validate_default=True)
+    callback_manager: Any = Field(default_factory=make_callback_manager, exclude=True, repr=False)
     object_map: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
     verbose: bool = False
 
@@ -63,7 +71,12 @@ class _Settings(BaseModel):
     @field_validator("callback_manager", mode="before")
     @classmethod
     def _default_callback_manager(cls, value: Any) -> Any:
-        return _llama_index.make_callback_manager() if value is None and _llama_index is not None else value
+        return make_callback_manager() if value is None else value
+
+    @field_serializer("filters")
+    def _plain_filters(self, filters: Any) -> Any:
+        """Show a callable by its name: it has no JSON."""
+        return repr(filters) if callable(filters) else filters
 
     @field_validator("object_map", mode="before")
     @classmethod
@@ -161,8 +174,10 @@ class _Settings(BaseModel):
             ValueError: If there are no documents.
             TypeError: If something is neither framework's document.
         """
+        if isinstance(documents, Sequence) and not documents:
+            raise ValueError("expected at least one document, got none; an index needs text to search in")
         model = resolve_model(model, device)
-        records, objects = _records_of(documents, splitter, model)
+        records, objects = records_of(documents, splitter, model)
         if mode == "auto":
             mode = "document" if len({record.document_id for record in records}) <= 1 else "corpus"
         index = ChunkIndex.from_records(records, model, mode, device, scan)
@@ -218,6 +233,8 @@ class _Settings(BaseModel):
         """
         index = ChunkIndex.load(path, model, device, dtype, reindex, scan)
         if "similarity_top_k" in settings:
+            if "k" in settings:
+                raise ValueError("k and similarity_top_k are two names of one setting; give one of them")
             settings["k"] = settings.pop("similarity_top_k")
         return cls(index=index, **{**index.retriever_settings, **settings})  # type: ignore[return-value]
 
@@ -277,7 +294,7 @@ class _Settings(BaseModel):
 
     def add_documents(self, documents: Sequence[Any], splitter: Any = None) -> list[str]:
         """Add documents of either framework, as `from_documents` takes them. Returns the chunks' ids."""
-        records, objects = _records_of(documents, splitter, self.index.model)
+        records, objects = records_of(documents, splitter, self.index.model)
         ids = self.index.add(records)
         self.object_map.update(objects)
         return ids
@@ -310,65 +327,14 @@ class _Settings(BaseModel):
         filters: Filters | None = None,
         min_q: MinQ = None,
         first_state: np.ndarray | None = None,
+        view: IndexView | None = None,
     ) -> tuple[Selection, list[int]]:
         """Search; also return the steps' numbers in the order that the frameworks are to show them."""
-        selection = self._selector(k, filters, min_q).select(query, first_state)
+        selection = self._selector(k, filters, min_q).select(query, first_state, view)
         places = list(range(len(selection.steps)))
         if self.order == "document":
             places.sort(key=lambda place: selection.steps[place].chunk_id)
         return selection, places
-
-
-def _import_side(module: str, framework: str) -> ModuleType | None:
-    """Import one side; None if its framework is not installed. Any other failure is raised."""
-    try:
-        return import_module(f"qrag_retriever.integrations.{module}")
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != framework:
-            raise
-        return None
-
-
-_langchain = _import_side("langchain", "langchain_core")
-_llama_index = _import_side("llama_index", "llama_index")
-if _langchain is None and _llama_index is None:
-    raise ImportError("QRAGRetriever needs LangChain or LlamaIndex: pip install langchain-core llama-index-core")
-
-
-def _missing(method: str, package: str) -> Any:
-    def method_of_missing_framework(self: object, *args: object, **kwargs: object) -> None:
-        raise ImportError(f"{method}() needs {package}, which is not installed: pip install {package}")
-
-    method_of_missing_framework.__name__ = method
-    return method_of_missing_framework
-
-
-class _NoLangChain:
-    """Stands in for the LangChain side where LangChain is not installed."""
-
-    invoke = _missing("invoke", "langchain-core")
-    ainvoke = _missing("ainvoke", "langchain-core")
-    batch = _missing("batch", "langchain-core")
-
-    def delete(self, ids: list[str]) -> dict[str, Any]:
-        """Delete chunks by id; see `ChunkIndex.delete`."""
-        gone = self.index.delete(ids)  # type: ignore[attr-defined]
-        return {"num_deleted": len(gone), "succeeded": gone, "num_failed": 0, "failed": []}
-
-
-class _NoLlamaIndex:
-    """Stands in for the LlamaIndex side where LlamaIndex is not installed."""
-
-    retrieve = _missing("retrieve", "llama-index-core")
-    aretrieve = _missing("aretrieve", "llama-index-core")
-
-
-if TYPE_CHECKING:
-    from qrag_retriever.integrations.langchain import LangChainSide
-    from qrag_retriever.integrations.llama_index import LlamaIndexSide
-else:
-    LangChainSide = _NoLangChain if _langchain is None else _langchain.LangChainSide
-    LlamaIndexSide = _NoLlamaIndex if _llama_index is None else _llama_index.LlamaIndexSide
 
 
 class QRAGRetriever(_Settings, LangChainSide, LlamaIndexSide):
@@ -385,8 +351,10 @@ class QRAGRetriever(_Settings, LangChainSide, LlamaIndexSide):
             what the frameworks return, never ``Selection.steps``.
         filters: LlamaIndex ``MetadataFilters``, a dict, or a callable on metadata.
         score_key: Metadata key of a LangChain document that gets the Q-value of its own hop; None leaves it out.
-            Scores are not monotone over hops. ``MultiQueryRetriever`` compares whole documents, so it finds duplicates
-            only with None.
+            Scores are not monotone over hops.
+        hop_key: Metadata key of a document or node that gets its hop, from 1; None leaves it out. Consumers that
+            compare metadata to find duplicates (LangChain's ``MultiQueryRetriever``, LlamaIndex's
+            ``QueryFusionRetriever``) find them only with ``score_key=None, hop_key=None``.
 
     Example:
         >>> retriever = QRAGRetriever.from_texts(chunks)  # doctest: +SKIP
@@ -412,6 +380,12 @@ class QRAGRetriever(_Settings, LangChainSide, LlamaIndexSide):
 
     __str__ = __repr__
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> QRAGRetriever:
+        """Copy the settings; share the index and the callback manager, whose handlers may hold locks."""
+        shared = {} if memo is None else memo
+        shared[id(self.callback_manager)] = self.callback_manager
+        return super().__deepcopy__(shared)
+
     def __getstate__(self) -> dict[Any, Any]:
         """Leave the callback manager behind: its handlers hold locks."""
         state = dict(super().__getstate__())
@@ -421,32 +395,4 @@ class QRAGRetriever(_Settings, LangChainSide, LlamaIndexSide):
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Make a new callback manager."""
         super().__setstate__(state)
-        self.callback_manager = type(self)._default_callback_manager(None)
-
-
-def _records_of(documents: Sequence[Any], splitter: Any, model: Any) -> tuple[list[Record], dict[str, Any]]:
-    """Make records of either framework's documents; also return the live objects that index nodes point to."""
-    if isinstance(documents, (str, bytes)) or not isinstance(documents, Sequence):
-        raise TypeError(f"expected a sequence of documents or nodes, got {type(documents).__name__}")
-    if not documents:
-        raise ValueError("expected at least one document, got none; an index needs text to search in")
-    records: list[Record] = []
-    objects: dict[str, Any] = {}
-    for number, item in enumerate(documents):
-        if _llama_index is not None and _llama_index.is_node(item):
-            nodes = [item]
-            if _llama_index.is_document(item):
-                encoder = model.action_encoder
-                nodes = _llama_index.split_documents([item], splitter, encoder.content_limit, encoder.token_ids)
-            records.extend(_llama_index.record_of(node) for node in nodes)
-            objects.update(_llama_index.objects_of(nodes))
-        elif hasattr(item, "page_content") and hasattr(item, "metadata"):
-            metadata = dict(item.metadata)
-            record_id = item.id or str(uuid.uuid4())
-            records.append(Record(record_id, item.page_content, metadata, document_of(metadata)))
-        else:
-            raise TypeError(
-                f"document {number} is a {type(item).__name__}; expected LangChain documents, LlamaIndex documents or "
-                "nodes (for plain strings use from_texts)"
-            )
-    return records, objects
+        self.callback_manager = make_callback_manager()

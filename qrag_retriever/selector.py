@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -100,21 +101,25 @@ class MultiStepSelector:
         self.filters = filters
         self._random = np.random.default_rng(seed)
 
-    def select(self, query: str, first_state: np.ndarray | None = None) -> Selection:
+    def select(self, query: str, first_state: np.ndarray | None = None, view: IndexView | None = None) -> Selection:
         """Search for one query.
 
         Args:
             query: The question, not empty.
             first_state: Shape (D,): used in place of the first hop's state embedding (a hypothetical document's, say).
+            view: The version of the index to search; None takes the current one.
 
         Raises:
             ValueError: If the query is empty or ``first_state`` has another dimension.
             TypeError: If the query is not a string.
         """
-        return self.select_many([query], [first_state])[0]
+        return self.select_many([query], [first_state], view)[0]
 
     def select_many(
-        self, queries: Sequence[str], first_states: Sequence[np.ndarray | None] | None = None
+        self,
+        queries: Sequence[str],
+        first_states: Sequence[np.ndarray | None] | None = None,
+        view: IndexView | None = None,
     ) -> list[Selection]:
         """Search for many queries: at each hop their states are embedded in one batch.
 
@@ -129,7 +134,7 @@ class MultiStepSelector:
             _Search(self._checked_first_state(state), [_Path(RetrievalState(query))])
             for query, state in zip(queries, given, strict=True)
         ]
-        view, mask = self.index.view.restricted(self.filters)
+        view, mask = (self.index.view if view is None else view).restricted(self.filters)
         available = len(view) if mask is None else int(mask.sum())
         for hop in range(self.k):
             self._stop_all_if(hop >= available, searches, "exhausted")
@@ -186,7 +191,7 @@ class MultiStepSelector:
             chunk_id=int(view.global_ids(np.array([chunk]))[0]),
             id=record.id,
             text=record.text,
-            metadata=dict(record.metadata),
+            metadata=copy.deepcopy(record.metadata),
             q_value=q_value,
             position=view.positions(path.state.picked).position_of(chunk),
             position_gain=view.gain(state, chunk, q_value),

@@ -663,7 +663,9 @@ def multi_query(retriever: QRAGRetriever, queries: list[str]) -> MultiQueryRetri
 
 async def test_multi_query_finds_duplicates_without_a_score_key(story_index: ChunkIndex) -> None:
     """All chunks come back for either query, in another order and with other scores."""
-    multi = multi_query(QRAGRetriever(index=story_index, k=12, score_key=None), [QUESTION, OTHER_QUESTION])
+    multi = multi_query(
+        QRAGRetriever(index=story_index, k=12, score_key=None, hop_key=None), [QUESTION, OTHER_QUESTION]
+    )
     assert sorted(ids_of(multi.invoke("x"))) == sorted(IDS)
     assert sorted(ids_of(await multi.ainvoke("x"))) == sorted(IDS)
 

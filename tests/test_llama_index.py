@@ -442,7 +442,10 @@ async def test_fusion_merges_a_chunk_that_two_retrievers_find(
     node_index: ChunkIndex, mode: str, is_async: bool
 ) -> None:
     """At another hop in each. Fusion takes what differs in metadata for two chunks, and one of them costs a place."""
-    parts = [QRAGRetriever(index=node_index, k=12), QRAGRetriever(index=node_index, k=6, filters={"line": [6, 7, 8]})]
+    parts = [
+        QRAGRetriever(index=node_index, k=12, hop_key=None),
+        QRAGRetriever(index=node_index, k=6, hop_key=None, filters={"line": [6, 7, 8]}),
+    ]
     hops = [{id_: hop for hop, id_ in enumerate(part.search(QUESTION).ids)} for part in parts]
     assert any(hops[0][id_] != hop for id_, hop in hops[1].items())
     fused = fusion(parts, mode, num_queries=1, similarity_top_k=12, use_async=False)

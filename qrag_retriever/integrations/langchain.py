@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,13 +15,15 @@ from langchain_core.runnables.config import run_in_executor
 from qrag_retriever.filters import Filters
 from qrag_retriever.selection import Step
 
-HOP_KEY = "qrag_hop"
 
-
-def document_of_step(step: Step, hop: int, score_key: str | None) -> Document:
+def document_of_step(step: Step, hop: int, score_key: str | None, hop_key: str | None) -> Document:
     """Make a new document of a step; the hop counts from 1."""
-    score = {} if score_key is None else {score_key: step.q_value}
-    return Document(page_content=step.text, metadata={**step.metadata, HOP_KEY: hop, **score}, id=step.id)
+    metadata = copy.deepcopy(step.metadata)
+    if hop_key is not None:
+        metadata[hop_key] = hop
+    if score_key is not None:
+        metadata[score_key] = step.q_value
+    return Document(page_content=step.text, metadata=metadata, id=step.id)
 
 
 class LangChainSide(DocumentIndex):
@@ -28,6 +31,7 @@ class LangChainSide(DocumentIndex):
 
     # From the shared base, repeated for type checkers.
     score_key: str | None
+    hop_key: str | None
 
     def _get_relevant_documents(
         self,
@@ -39,7 +43,7 @@ class LangChainSide(DocumentIndex):
         min_q: float | Literal["auto"] | None = None,
     ) -> list[Document]:
         selection, order = self._ordered_search(query, k=k, filters=filters, min_q=min_q)  # type: ignore[attr-defined]
-        return [document_of_step(selection.steps[i], i + 1, self.score_key) for i in order]
+        return [document_of_step(selection.steps[i], i + 1, self.score_key, self.hop_key) for i in order]
 
     async def _aget_relevant_documents(
         self,
@@ -96,7 +100,7 @@ class LangChainSide(DocumentIndex):
     def get(self, ids: Sequence[str], /, **kwargs: Any) -> list[Document]:
         """Return documents by id; unknown ids are left out. Part of LangChain's ``DocumentIndex``."""
         records = self.index.get(ids)  # type: ignore[attr-defined]
-        return [Document(page_content=r.text, metadata=dict(r.metadata), id=r.id) for r in records]
+        return [Document(page_content=r.text, metadata=copy.deepcopy(r.metadata), id=r.id) for r in records]
 
     async def aget(self, ids: Sequence[str], /, **kwargs: Any) -> list[Document]:
         """Do as `get`, off the event loop."""

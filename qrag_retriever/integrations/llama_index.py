@@ -25,9 +25,6 @@ from llama_index.core.schema import (
 )
 
 from qrag_retriever.records import Record
-from qrag_retriever.selection import Selection
-
-HOP_KEY = "qrag_hop"
 
 
 def is_node(item: object) -> bool:
@@ -41,15 +38,21 @@ def is_document(item: object) -> bool:
 
 
 def record_of(node: BaseNode) -> Record:
-    """Make a record of a node; what a live ``IndexNode.obj`` is belongs in the retriever's object map."""
+    """Make a record of a node; what a live ``IndexNode.obj`` is belongs in the retriever's object map.
+
+    Raises:
+        TypeError: If the node is of a class that LlamaIndex's schema does not have: it could not be built again.
+    """
+    if type(node) is not getattr(schema, node.class_name(), None):
+        raise TypeError(f"expected a node class of llama_index.core.schema, got {type(node).__qualname__}")
     text = node.get_content(metadata_mode=MetadataMode.NONE)
     embedded = node.get_content(metadata_mode=MetadataMode.EMBED)
     return Record(
         node.node_id,
         text,
-        dict(node.metadata),
+        copy.deepcopy(node.metadata),
         node.ref_doc_id,
-        _without_object(node).to_dict(),
+        copy.deepcopy(_without_object(node).to_dict()),
         None if embedded == text else embedded,
     )
 
@@ -66,7 +69,7 @@ def node_of(record: Record) -> BaseNode:
         if record.document_id is not None:
             node.relationships[NodeRelationship.SOURCE] = RelatedNodeInfo(node_id=record.document_id)
         return node
-    node_class = getattr(schema, record.node["class_name"], None)
+    node_class: Any = getattr(schema, str(record.node["class_name"]), None)
     if not (isinstance(node_class, type) and issubclass(node_class, BaseNode)):
         raise ValueError(f"node class {record.node['class_name']!r} is not one of llama_index.core.schema")
     return node_class.from_dict(copy.deepcopy(record.node))
@@ -89,11 +92,17 @@ def make_callback_manager() -> CallbackManager:
 class LlamaIndexSide(BaseRetriever):
     """``retrieve`` and its relatives."""
 
+    # From the shared base, repeated for type checkers.
+    hop_key: str | None
+
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        view = self.index.view  # type: ignore[attr-defined]
         selection, order = self._ordered_search(  # type: ignore[attr-defined]
-            query_bundle.query_str, first_state=self._first_state(query_bundle)
+            query_bundle.query_str, first_state=self._first_state(query_bundle), view=view
         )
-        return self._nodes(selection, order)
+        # From the version that was searched, whatever was added or deleted meanwhile.
+        records = view.records([step.chunk_id for step in selection.steps])
+        return [self._node(records[place], selection.steps[place].q_value, place + 1) for place in order]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await asyncio.to_thread(self._retrieve, query_bundle)
@@ -107,20 +116,16 @@ class LlamaIndexSide(BaseRetriever):
             return np.asarray(model.encode_states(query_bundle.custom_embedding_strs).mean(axis=0))
         return None
 
-    def _nodes(self, selection: Selection, order: Sequence[int]) -> list[NodeWithScore]:
-        records = {record.id: record for record in self.index.get(selection.ids)}  # type: ignore[attr-defined]
-        nodes = []
-        for place in order:
-            step = selection.steps[place]
-            record = records.get(step.id) or Record(step.id, step.text, step.metadata)
-            node = node_of(record)
-            node.metadata[HOP_KEY] = place + 1
+    def _node(self, record: Record, score: float, hop: int) -> NodeWithScore:
+        node = node_of(record)
+        key = self.hop_key
+        if key is not None:
+            node.metadata[key] = hop
             # For programs; a language model or an embedding has no use for it.
             for excluded in (node.excluded_llm_metadata_keys, node.excluded_embed_metadata_keys):
-                if HOP_KEY not in excluded:
-                    excluded.append(HOP_KEY)
-            nodes.append(NodeWithScore(node=node, score=step.q_value))
-        return nodes
+                if key not in excluded:
+                    excluded.append(key)
+        return NodeWithScore(node=node, score=score)
 
 
 def _is_live(node: IndexNode) -> bool:
