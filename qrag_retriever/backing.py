@@ -25,13 +25,20 @@ class Backing(Protocol):
     def delete(self, view: IndexView, ids: Sequence[str]) -> tuple[IndexView, list[str]]:
         """Delete records; returns the version without them, and the ids that were deleted now."""
 
+    def deleted_ids(self) -> set[str]:
+        """Return the ids that were ever deleted."""
+
 
 class MemoryBacking:
     """An index that lives in memory."""
 
     def __init__(self, deleted: Sequence[str] = ()) -> None:
         """Remember the ids that were deleted before."""
-        self.deleted = set(deleted)
+        self._deleted = set(deleted)
+
+    def deleted_ids(self) -> set[str]:
+        """Return the ids that were ever deleted."""
+        return set(self._deleted)
 
     def add(self, view: IndexView, records: Sequence[Record], vectors: np.ndarray) -> IndexView:
         """Add or update records; returns the version that has them."""
@@ -40,10 +47,10 @@ class MemoryBacking:
 
     def delete(self, view: IndexView, ids: Sequence[str]) -> tuple[IndexView, list[str]]:
         """Delete records; returns the version without them, and the ids that were deleted now."""
-        removed = known_chunks(view.layout, ids, self.deleted)
+        removed = known_chunks(view.layout, ids, self._deleted)
         gone = [view.layout.ids[chunk] for chunk in removed]
         successor = self._changed(view, removed, [], [], np.empty((0, view.geometry.dim), np.float32))
-        self.deleted.update(gone)
+        self._deleted.update(gone)
         return successor, gone
 
     def _changed(
@@ -91,8 +98,15 @@ class FolderBacking:
         fresh, layout, source = self.open(self.folder)
         if fresh.settings.dim != geometry.dim or fresh.settings.mode != geometry.mode:
             raise IndexFolderError(f"{self.folder.path} was rebuilt as another kind of index; load it again")
+        known, found = ((s.model or {}).get("fingerprint") for s in (self.settings, fresh.settings))
+        if known != found:
+            raise IndexFolderError(f"{self.folder.path} was rebuilt with another model; load it again")
         self.settings = fresh.settings
         return IndexView(geometry, layout, source)
+
+    def deleted_ids(self) -> set[str]:
+        """Return the ids that were ever deleted."""
+        return self.folder.deleted_ids()
 
     def add(self, view: IndexView, records: Sequence[Record], vectors: np.ndarray) -> IndexView:
         """Add or update records; returns the version that has them."""
@@ -102,21 +116,24 @@ class FolderBacking:
             transaction.invalidate(view.layout.rows[replaced])
             rows = transaction.add(records, keys, vectors)
             layout, origin = view.layout.changed(replaced, records, keys, rows)
+            # Mapped before others can rewrite the folder.
+            mapped = self.folder.map_vectors(transaction.settings)
         # The scan goes on with what is stored, not with what was rounded.
         stored = vectors.astype(np.float16).astype(np.float32)
-        return self._adopted(view, transaction.settings, layout, stored, origin)
+        return self._adopted(view, transaction.settings, layout, mapped, stored, origin)
 
     def delete(self, view: IndexView, ids: Sequence[str]) -> tuple[IndexView, list[str]]:
         """Delete records; returns the version without them, and the ids that were deleted now."""
         with self.folder.writing() as transaction:
             view = self._caught_up(view, transaction.settings)
-            absent = [id_ for id_ in ids if id_ not in view.layout.chunk_of]
-            removed = known_chunks(view.layout, ids, self.folder.deleted_ids(absent))
+            absent = any(id_ not in view.layout.chunk_of for id_ in ids)
+            removed = known_chunks(view.layout, ids, self.folder.deleted_ids() if absent else set())
             transaction.invalidate(view.layout.rows[removed])
+            mapped = self.folder.map_vectors(transaction.settings)
         gone = [view.layout.ids[chunk] for chunk in removed]
         layout, origin = view.layout.changed(removed, [], [], np.empty(0, np.int64))
         nothing = np.empty((0, view.geometry.dim), np.float32)
-        return self._adopted(view, transaction.settings, layout, nothing, origin), gone
+        return self._adopted(view, transaction.settings, layout, mapped, nothing, origin), gone
 
     def _caught_up(self, view: IndexView, settings: FolderSettings) -> IndexView:
         """Take over other processes' changes before making one's own."""
@@ -124,11 +141,17 @@ class FolderBacking:
         return view if unchanged else self.reopened(view.geometry)
 
     def _adopted(
-        self, view: IndexView, settings: FolderSettings, layout: Layout, vectors: np.ndarray, origin: np.ndarray
+        self,
+        view: IndexView,
+        settings: FolderSettings,
+        layout: Layout,
+        mapped: np.ndarray,
+        vectors: np.ndarray,
+        origin: np.ndarray,
     ) -> IndexView:
         """Make the version that a committed transaction has left."""
         self.settings = settings
-        source = FolderSource(self.folder, settings.generation, self.folder.map_vectors(settings), layout.rows)
+        source = FolderSource(self.folder, settings.generation, mapped, layout.rows)
         successor = IndexView(view.geometry, layout, source)
         view.hand_over(successor, vectors, origin)
         return successor

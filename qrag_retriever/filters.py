@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from qrag_retriever.records import DOCUMENT_KEY
+from qrag_retriever.records import DOCUMENT_KEY, document_of
 
 Predicate = Callable[[Mapping[str, Any]], bool]
 Filters = Any
@@ -38,15 +38,14 @@ def compile_filters(filters: Filters) -> Predicate:
 def single_document(filters: Filters) -> str | None:
     """Return the document that filters require, if they require one: then search and positions stay within it."""
     if isinstance(filters, Mapping):
-        value = filters.get(DOCUMENT_KEY)
-        return value if isinstance(value, str) else None
+        return document_of({DOCUMENT_KEY: filters.get(DOCUMENT_KEY)})
     if hasattr(filters, "filters") and (len(filters.filters) == 1 or _value_of(filters.condition or "and") == "and"):
         if _value_of(filters.condition or "and") == "not":
             return None
         found = {document for part in filters.filters if (document := single_document(part)) is not None}
         return found.pop() if len(found) == 1 else None
     is_equality = hasattr(filters, "key") and _value_of(filters.operator) == "=="
-    return filters.value if is_equality and filters.key == DOCUMENT_KEY and isinstance(filters.value, str) else None
+    return document_of({DOCUMENT_KEY: filters.value}) if is_equality and filters.key == DOCUMENT_KEY else None
 
 
 def _equals(key: str, value: Any) -> Predicate:

@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import ValidationError
 
 from qrag_retriever.backing import FolderBacking, MemoryBacking
+from qrag_retriever.checks import check_at_least_one, check_list
 from qrag_retriever.config import Mode, QRAGConfig
-from qrag_retriever.devices import Dtype
-from qrag_retriever.errors import ModelMismatchError, UnknownIdError
+from qrag_retriever.devices import Dtype, choose_device
+from qrag_retriever.errors import IndexFolderError, ModelMismatchError, UnknownIdError
 from qrag_retriever.layout import Layout
 from qrag_retriever.model import ModelSource, QRAGModel
 from qrag_retriever.positions import DEFAULT_STRIDE
 from qrag_retriever.q_values import q_values
 from qrag_retriever.records import Record, check_records, records_from_texts
 from qrag_retriever.scan import ScanKind
+from qrag_retriever.scan.factory import choose_kind
 from qrag_retriever.scan.growing import GrowingArray
 from qrag_retriever.sources import MemorySource
 from qrag_retriever.storage import FolderSettings, IndexFolder
@@ -165,13 +168,21 @@ class ChunkIndex:
         """Index the vectors of a faiss index that can give them back (flat and most quantised kinds).
 
         Args:
-            faiss_index: A faiss index; its vectors are taken in the order of their numbers.
+            faiss_index: A faiss index; its vectors are taken in the order of their storage. An ``IndexIDMap`` gives its
+                numbers as ids.
             texts: The chunks in the same order.
             **arguments: As for `from_embeddings`.
 
         Raises:
             ValueError: If the index cannot reconstruct its vectors.
         """
+        if hasattr(faiss_index, "id_map"):
+            # Asked for a range, faiss ends the process here; the index inside can be asked.
+            import faiss
+
+            numbers = faiss.vector_to_array(faiss_index.id_map)  # type: ignore[attr-defined]
+            arguments.setdefault("ids", [str(number) for number in numbers])
+            faiss_index = faiss.downcast_index(faiss_index.index)  # type: ignore[attr-defined]
         try:
             vectors = faiss_index.reconstruct_n(0, faiss_index.ntotal)
         except RuntimeError as error:
@@ -204,7 +215,7 @@ class ChunkIndex:
         """
         backing, layout, source = FolderBacking.open(IndexFolder(Path(path)))
         info = backing.settings.model
-        config = None if info is None else QRAGConfig(**info["config"])
+        config = _stored_config(info, backing.folder.path)
         geometry = _geometry(backing.settings.dim, backing.settings.mode, config, scan, device)
         index = cls.__new__(cls)
         index._set_up(backing, IndexView(geometry, layout, source), None, info, (device, dtype))
@@ -263,7 +274,7 @@ class ChunkIndex:
         """Configuration of the model that built the index; None if there was none. Loads nothing."""
         if self._model is not None:
             return self._model.config
-        return None if self._model_info is None else QRAGConfig(**self._model_info["config"])
+        return _stored_config(self._model_info, self.path)
 
     @property
     def model(self) -> QRAGModel:
@@ -334,8 +345,8 @@ class ChunkIndex:
             raise ValueError("the state embeddings have NaN or infinite values")
         if len(picks) != len(states):
             raise ValueError(f"{len(states)} states but {len(picks)} sequences of picks; give one for each state")
-        if k < 1:
-            raise ValueError(f"expected k of at least 1, got {k}")
+        check_at_least_one(k=k)
+        mask = None if mask is None else np.asarray(mask)
         if mask is not None and (mask.shape != (len(view),) or mask.dtype != np.bool_):
             raise ValueError(f"expected a bool mask of shape ({len(view)},), got {mask.dtype} of shape {mask.shape}")
         rows = [[int(chunk) for chunk in row] for row in picks]
@@ -387,8 +398,7 @@ class ChunkIndex:
         Raises:
             UnknownIdError: If an id never was in the index; then nothing is deleted.
         """
-        if isinstance(ids, str):
-            raise TypeError(f"expected a sequence of ids, got the string {ids!r}; put it in a list")
+        check_list(ids, "ids")
         wanted = list(dict.fromkeys(ids))
         with self._lock:
             self._view, gone = self._backing.delete(self._view, wanted)
@@ -426,18 +436,34 @@ class ChunkIndex:
             TypeError: If metadata is not JSON; the message names the key.
         """
         with self._lock:
-            view = self._view
-            kept = self.retriever_settings if retriever_settings is None else dict(retriever_settings)
-            info = self._describe_model()
             folder = IndexFolder(Path(path))
-            folder.write_new(
-                FolderSettings(dim=self.dim, mode=self.mode, model=info, retriever=kept),
-                view.records(range(len(view))),
-                view.source.matrix(),
-            )
+            info = self._describe_model()
+            kept = self.retriever_settings if retriever_settings is None else dict(retriever_settings)
+            settings = FolderSettings(dim=self.dim, mode=self.mode, model=info, retriever=kept)
+            written = False
+            while not written:
+                # Into its own folder, the index brings along what others have added meanwhile.
+                known = self._bound_settings(folder)
+                view = self._view
+                written = folder.write_new(
+                    settings,
+                    view.records(range(len(view))),
+                    view.source.matrix(),
+                    self._backing.deleted_ids(),
+                    None if known is None else (known.version, known.generation),
+                )
+                if not written:
+                    self.refresh()
             self._backing, layout, stored = FolderBacking.open(folder)
             self._view = IndexView(view.geometry, layout, stored)
             self._model_info = info
+
+    def _bound_settings(self, folder: IndexFolder) -> FolderSettings | None:
+        """Return the settings as this index knows them if the folder is its own."""
+        backing = self._backing
+        if not isinstance(backing, FolderBacking) or not folder.path.exists() or not backing.folder.path.exists():
+            return None
+        return backing.settings if folder.path.samefile(backing.folder.path) else None
 
     def _describe_model(self) -> dict[str, Any] | None:
         if self._model is None:
@@ -456,7 +482,7 @@ class ChunkIndex:
         if isinstance(self._backing, FolderBacking):
             return {**state, "path": self._backing.folder.path}
         source: Any = view.source
-        return {**state, "records": source.kept, "vectors": source.rows.array, "deleted": self._backing.deleted}
+        return {**state, "records": source.kept, "vectors": source.rows.array, "deleted": self._backing.deleted_ids()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Open the folder again, or take the contents over."""
@@ -512,9 +538,21 @@ def _check_fingerprint(model: QRAGModel, info: Mapping[str, Any]) -> None:
         )
 
 
+def _stored_config(info: Mapping[str, Any] | None, path: Path | None) -> QRAGConfig | None:
+    if info is None:
+        return None
+    try:
+        return QRAGConfig(**info["config"])
+    except ValidationError as error:
+        raise IndexFolderError(f"{path} was built by a model that this release does not know: {error}") from error
+
+
 def _geometry(dim: int, mode: str, config: QRAGConfig | None, scan: ScanKind, device: str | None) -> Geometry:
     if mode not in ("document", "corpus"):
         raise ValueError(f"expected mode 'document' or 'corpus', got {mode!r}")
+    choose_kind(scan, 0)
+    if device is not None and device != "cpu":
+        choose_device(device)
     # Without a model nothing says otherwise, so document mode means what the method means by it.
     positions = "relative" if config is None else config.positions
     stride = DEFAULT_STRIDE if config is None else config.stride

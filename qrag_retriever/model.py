@@ -16,6 +16,7 @@ import numpy as np
 
 from qrag_retriever import reference_checkpoint
 from qrag_retriever._files import whole_folder
+from qrag_retriever.checks import check_list, check_text
 from qrag_retriever.config import CONFIG_NAME, QRAGConfig
 from qrag_retriever.default_model import default_encoder_folder
 from qrag_retriever.devices import Dtype, choose_device, choose_dtype
@@ -200,11 +201,15 @@ class QRAGModel:
         Returns:
             Shape (B, D), float32.
         """
-        pairs = [(state, ()) if isinstance(state, str) else (state[0], tuple(state[1])) for state in states]
+        check_list(states, "states")
+        pairs = [_checked_state(state, i) for i, state in enumerate(states)]
         return self.state_encoder.encode(pairs, show_progress)
 
     def encode_chunks(self, texts: Sequence[str], show_progress: bool | None = None) -> np.ndarray:
         """Embed chunks, each once; shape (B, D), float32, not rotated. ``show_progress`` as in `encode_states`."""
+        check_list(texts, "texts")
+        for i, text in enumerate(texts):
+            check_text(text, f"text {i}")
         return self.action_encoder.encode(texts, show_progress)
 
     def fingerprint(self) -> str:
@@ -291,6 +296,20 @@ class QRAGModel:
         """Name the source and the settings that matter most."""
         name = "in memory" if self.source is None else self.source.name or "default"
         return f"QRAGModel({name!r}, dim={self.config.dim}, positions={self.config.positions!r})"
+
+
+def _checked_state(state: str | StateInput, number: int) -> StateInput:
+    if isinstance(state, str):
+        check_text(state, f"state {number}")
+        return state, ()
+    if not isinstance(state, (tuple, list)) or len(state) != 2:
+        raise TypeError(f"state {number} must be a query or a pair (query, chunk texts), got {state!r}")
+    query, texts = state
+    check_text(query, f"the query of state {number}")
+    check_list(texts, f"chunk texts in state {number}")
+    for text in texts:
+        check_text(text, f"a chunk of state {number}")
+    return query, tuple(texts)
 
 
 def _untrained_config(encoder: SentenceTransformer) -> QRAGConfig:

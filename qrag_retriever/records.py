@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import math
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qrag_retriever.checks import check_list, check_text
 from qrag_retriever.errors import DuplicateIdError
 
 DOCUMENT_KEY = "document_id"
@@ -36,8 +36,9 @@ class Record:
     embedded_text: str | None = None
 
     def filter_view(self) -> Mapping[str, Any]:
-        """Return the metadata as filters see it: with the document id."""
-        if self.document_id is None or DOCUMENT_KEY in self.metadata:
+        """Return the metadata as filters see it: ``document_id`` names the chunk's document."""
+        own = self.metadata.get(DOCUMENT_KEY)
+        if self.document_id is None or str(own) == self.document_id:
             return self.metadata
         return {**self.metadata, DOCUMENT_KEY: self.document_id}
 
@@ -54,15 +55,19 @@ def records_from_texts(
         ValueError: If the lengths differ, or a text cannot be encoded in UTF-8.
         DuplicateIdError: If an id occurs twice.
     """
-    if isinstance(texts, (str, bytes)):
-        raise TypeError(f"expected a sequence of texts, got one {type(texts).__name__}; put it in a list")
-    texts = list(texts)
+    check_list(texts, "texts")
     for name, values in (("metadatas", metadatas), ("ids", ids)):
-        if values is not None and len(values) != len(texts):
+        if values is None:
+            continue
+        check_list(values, name)
+        if len(values) != len(texts):
             raise ValueError(f"{len(texts)} texts but {len(values)} {name}; give one for each text, or None")
     records = []
     for i, text in enumerate(texts):
-        metadata = copy.deepcopy(dict((metadatas[i] if metadatas is not None else None) or {}))
+        given = {} if metadatas is None or metadatas[i] is None else metadatas[i]
+        if not isinstance(given, Mapping):
+            raise TypeError(f"metadata {i} must be a dict or None, got {type(given).__name__}")
+        metadata = copy.deepcopy(dict(given))
         record_id = ids[i] if ids is not None else None
         records.append(
             Record(str(uuid.uuid4()) if record_id is None else record_id, text, metadata, document_of(metadata))
@@ -72,9 +77,9 @@ def records_from_texts(
 
 
 def document_of(metadata: Mapping[str, Any]) -> str | None:
-    """Return the document that metadata names: ``document_id``, else LangChain's ``source``."""
+    """Return the document that metadata names: ``document_id``, else LangChain's ``source``; numbers as text."""
     value = metadata.get(DOCUMENT_KEY, metadata.get(SOURCE_KEY))
-    return value if isinstance(value, str) else None
+    return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
 
 
 def check_records(records: Sequence[Record]) -> None:
@@ -88,43 +93,3 @@ def check_records(records: Sequence[Record]) -> None:
         if record.id in seen:
             raise DuplicateIdError(f"id {record.id!r} occurs twice in one call; ids must be unique")
         seen.add(record.id)
-
-
-def check_text(text: Any, what: str) -> None:
-    """Raise TypeError unless ``text`` is a string, ValueError if it holds half a surrogate pair."""
-    if not isinstance(text, str):
-        raise TypeError(f"{what} must be a string, got {type(text).__name__}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{what} has a lone surrogate at character {error.start} and is not valid Unicode; "
-            "clean it with text.encode('utf-8', 'replace').decode()"
-        ) from error
-
-
-def check_json(value: Any, path: str) -> None:
-    """Raise TypeError, naming the key, unless a value comes back from JSON as it went in."""
-    for inner, reason in _not_json(value, path):
-        raise TypeError(f"{inner} {reason}; an index on disk keeps JSON values only (str, int, float, bool, None, ...)")
-
-
-def _not_json(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, float) and not math.isfinite(value):
-        yield path, f"is {value}, which JSON does not have"
-    elif isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            yield path, "has a lone surrogate"
-    elif type(value) is dict:
-        for key, inner in value.items():
-            if isinstance(key, str):
-                yield from _not_json(inner, f"{path}[{key!r}]")
-            else:
-                yield f"{path}[{key!r}]", f"has a key of type {type(key).__name__}"
-    elif type(value) is list:
-        for i, inner in enumerate(value):
-            yield from _not_json(inner, f"{path}[{i}]")
-    elif value is not None and type(value) not in (bool, int, float):
-        yield path, f"is a {type(value).__name__}"

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from qrag_retriever.integrations.langchain import LangChainSide
     from qrag_retriever.integrations.llama_index import LlamaIndexSide
 else:
-    from qrag_retriever.integrations.installed import langchain_side as LangChainSide
-    from qrag_retriever.integrations.installed import llama_index_side as LlamaIndexSide
+    from qrag_retriever.integrations import installed
+
+    LangChainSide, LlamaIndexSide = installed.langchain_side, installed.llama_index_side
 
 MinQ = float | Literal["auto"] | None
 Order = Literal["retrieved", "document"]

@@ -9,9 +9,10 @@ from typing import Literal
 
 import numpy as np
 
+from qrag_retriever.checks import check_at_least_one, check_list, check_text
 from qrag_retriever.filters import Filters
 from qrag_retriever.index import ChunkIndex
-from qrag_retriever.records import Record, check_text
+from qrag_retriever.records import Record
 from qrag_retriever.selection import Selection, Step, StopReason
 from qrag_retriever.state import RetrievalState
 from qrag_retriever.view import IndexView
@@ -86,7 +87,7 @@ class MultiStepSelector:
         Raises:
             ValueError: If a number is out of range, or "auto" is asked of a model without a calibrated value.
         """
-        _check_at_least_one(k=k, beam_width=beam_width, sample_top_k=sample_top_k)
+        check_at_least_one(k=k, beam_width=beam_width, sample_top_k=sample_top_k)
         if temperature is not None and (temperature <= 0 or beam_width > 1):
             raise ValueError(f"sampling needs a positive temperature and beam_width 1, got {temperature}, {beam_width}")
         if rank_by not in ("max", "last", "mean"):
@@ -125,8 +126,7 @@ class MultiStepSelector:
 
         Picks the same chunks as `select` one by one where Q-values differ by more than 1e-5.
         """
-        if isinstance(queries, str):
-            raise TypeError("expected a sequence of queries, got one string; put it in a list")
+        check_list(queries, "queries")
         for query in queries:
             check_query(query)
         given = [None] * len(queries) if first_states is None else list(first_states)
@@ -255,14 +255,6 @@ def check_query(query: object) -> None:
     check_text(query, "the query")
     if not str(query).strip():
         raise ValueError("the query is empty; ask something")
-
-
-def _check_at_least_one(**numbers: object) -> None:
-    for name, number in numbers.items():
-        if not isinstance(number, (int, np.integer)) or isinstance(number, bool):
-            raise TypeError(f"{name} must be an integer, got {number!r}")
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
 
 
 def _resolved_min_q(min_q: float | str | None, index: ChunkIndex) -> float | None:

@@ -7,12 +7,13 @@ version. Every record carries a checksum over its text, its place and its vector
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from qrag_retriever._files import sync, whole_folder
+from qrag_retriever.checks import check_json
 from qrag_retriever.errors import IndexFolderError
 from qrag_retriever.layout import Key, Layout
-from qrag_retriever.records import Record, check_json
+from qrag_retriever.records import Record
 
 DATABASE_NAME = "index.sqlite"
 FORMAT_VERSION = 1
@@ -35,6 +37,7 @@ CREATE TABLE chunks (
     valid INTEGER NOT NULL, checksum INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX valid_ids ON chunks (id) WHERE valid = 1;
+CREATE TABLE deleted (id TEXT PRIMARY KEY);
 CREATE TABLE records (
     row INTEGER PRIMARY KEY, text TEXT NOT NULL, metadata TEXT NOT NULL, node TEXT, checksum INTEGER NOT NULL
 );
@@ -92,10 +95,15 @@ class IndexFolder:
             raise IndexFolderError(f"{self.path} is not an index folder: it has no {DATABASE_NAME}")
         with self._reading() as connection:
             settings = self._settings(connection)
+            # From the table itself: what an index of the database says is not covered by the checksums.
             found = connection.execute(
-                "SELECT row, major, minor, id, document_id, checksum FROM chunks WHERE valid = 1 ORDER BY major, minor"
+                "SELECT row, major, minor, id, document_id, checksum FROM chunks NOT INDEXED "
+                "WHERE valid = 1 ORDER BY major, minor"
             ).fetchall()
-        vectors = self.map_vectors(settings)
+            # Within the transaction, before others can rewrite the folder.
+            vectors = self.map_vectors(settings)
+        if len({entry[0] for entry in found if type(entry[0]) is int}) != len(found):
+            raise self._damaged("its rows are not distinct numbers")
         if len(found) != settings.num_chunks:
             raise self._damaged(f"it should hold {settings.num_chunks} chunks and has {len(found)}")
         if found and not 0 <= min(entry[0] for entry in found) <= max(entry[0] for entry in found) < len(vectors):
@@ -141,14 +149,14 @@ class IndexFolder:
             raise self._damaged(f"the text of row {missing[0]} is missing")
         return [found[int(row)] for row in rows]
 
-    def deleted_ids(self, ids: Sequence[str]) -> set[str]:
-        """Return those of the ids that the index has held and no longer holds."""
+    def deleted_ids(self) -> set[str]:
+        """Return the ids that the index has held at some time and no longer holds."""
         with self._reading() as connection:
-            return {
-                id_
-                for id_ in ids
-                if connection.execute("SELECT 1 FROM chunks WHERE id = ? AND valid = 0 LIMIT 1", (id_,)).fetchone()
-            }
+            query = (
+                "SELECT id FROM chunks WHERE valid = 0 UNION SELECT id FROM deleted "
+                "EXCEPT SELECT id FROM chunks WHERE valid = 1"
+            )
+            return {row[0] for row in connection.execute(query)}
 
     @contextmanager
     def writing(self) -> Iterator[Transaction]:
@@ -161,17 +169,37 @@ class IndexFolder:
         with self._lock, self._errors():
             connection = self._connect("rw")
             try:
+                self._settings(connection)  # a foreign database is refused before anything of it changes
+                _prepare_for_writing(connection)
                 connection.execute("BEGIN IMMEDIATE")
                 transaction = Transaction(self, connection, self._settings(connection))
                 yield transaction
-                transaction.finish()
-                connection.execute("COMMIT")
+                if not transaction.abandoned:
+                    transaction.finish()
+                    connection.execute("COMMIT")
             finally:
                 # Closing rolls back what was not committed.
                 connection.close()
 
-    def write_new(self, settings: FolderSettings, records: Sequence[Record], vectors: np.ndarray) -> None:
+    def write_new(
+        self,
+        settings: FolderSettings,
+        records: Sequence[Record],
+        vectors: np.ndarray,
+        deleted_ids: Collection[str] = (),
+        expected: tuple[int, int] | None = None,
+    ) -> bool:
         """Write a complete index: a new folder, or the new contents of an existing index, whole or not at all.
+
+        Args:
+            settings: Of the new index.
+            records: N chunks in order.
+            vectors: Shape (N, dim).
+            deleted_ids: Ids to remember as deleted.
+            expected: Version and generation that an existing index must have; None replaces any.
+
+        Returns:
+            Whether it was written: False if the existing index is not the expected one.
 
         Raises:
             FileExistsError: If the path holds something that is not an index.
@@ -180,24 +208,35 @@ class IndexFolder:
         for record in records:
             check_json(record.metadata, f"metadata of {record.id!r}")
         if (self.path / DATABASE_NAME).is_file():
-            self._rewrite(settings, records, vectors)
-            return
-        with whole_folder(self.path, may_replace=lambda _: False) as draft:
+            return self._rewrite(settings, records, vectors, deleted_ids, expected)
+        with self._errors(), whole_folder(self.path, may_replace=lambda _: False) as draft:
             folder = IndexFolder(draft)
             connection = folder._connect("rwc")
             try:
+                _prepare_for_writing(connection)
                 connection.executescript(_SCHEMA)
                 connection.execute("BEGIN IMMEDIATE")
                 transaction = Transaction(folder, connection, replace(settings, version=0, num_rows=0, num_chunks=0))
-                transaction.add(records, _initial_keys(len(records)), vectors)
+                transaction.fill(records, vectors, deleted_ids)
                 transaction.finish()
                 connection.execute("COMMIT")
             finally:
                 connection.close()
+        return True
 
-    def _rewrite(self, settings: FolderSettings, records: Sequence[Record], vectors: np.ndarray) -> None:
+    def _rewrite(
+        self,
+        settings: FolderSettings,
+        records: Sequence[Record],
+        vectors: np.ndarray,
+        deleted_ids: Collection[str],
+        expected: tuple[int, int] | None,
+    ) -> bool:
         with self.writing() as transaction:
             old = transaction.settings
+            if expected is not None and expected != (old.version, old.generation):
+                transaction.abandoned = True
+                return False
             generation = old.generation + 1
             transaction.settings = replace(
                 settings,
@@ -207,10 +246,10 @@ class IndexFolder:
                 version=old.version,
                 generation=generation,
             )
-            transaction.clear()
-            transaction.add(records, _initial_keys(len(records)), vectors)
+            transaction.fill(records, vectors, deleted_ids)
         # Readers that still map the old file keep it until they close it.
         (self.path / old.vectors_file).unlink(missing_ok=True)
+        return True
 
     def map_vectors(self, settings: FolderSettings) -> np.ndarray:
         """Map the vectors that settings name: (num_rows, dim), float16.
@@ -253,16 +292,14 @@ class IndexFolder:
                 connection.execute("COMMIT")
 
     def _connect(self, mode: str) -> sqlite3.Connection:
-        uri = f"{(self.path / DATABASE_NAME).absolute().as_uri()}?mode={mode}"
+        # A reader opens for writing where it can: only then may SQLite undo what a crash has left half-done. On
+        # read-only media SQLite opens for reading by itself.
+        uri = f"{(self.path / DATABASE_NAME).absolute().as_uri()}?mode={'rw' if mode == 'ro' else mode}"
         connection = sqlite3.connect(
             uri, uri=True, isolation_level=None, check_same_thread=False, timeout=_BUSY_SECONDS
         )
-        if mode != "ro":
-            # A rollback journal, not a write-ahead log: that needs a writable folder even to read. EXTRA syncs the
-            # folder entry too; without spilling, readers wait only for the commit itself.
-            connection.execute("PRAGMA journal_mode = DELETE")
-            connection.execute("PRAGMA synchronous = EXTRA")
-            connection.execute("PRAGMA cache_spill = OFF")
+        if mode == "ro":
+            connection.execute("PRAGMA query_only = ON")
         return connection
 
     @contextmanager
@@ -281,6 +318,10 @@ class IndexFolder:
             raise self._damaged(text) from error
         except (sqlite3.DatabaseError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise self._damaged(str(error)) from error
+        except OSError as error:
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise PermissionError(f"{self.path} cannot be written: {error}; save to another folder") from error
+            raise
 
     def _damaged(self, reason: str) -> IndexFolderError:
         return IndexFolderError(f"{self.path} is damaged: {reason}; restore it or build the index again")
@@ -300,6 +341,7 @@ class Transaction:
     def __init__(self, folder: IndexFolder, connection: sqlite3.Connection, settings: FolderSettings) -> None:
         """Start from the settings as they are within the transaction."""
         self.settings = settings
+        self.abandoned = False
         self._folder = folder
         self._connection = connection
 
@@ -317,8 +359,7 @@ class Transaction:
         chunks, texts = [], []
         for row, (record, key, vector) in enumerate(zip(records, keys, stored, strict=True), start=first):
             metadata = json.dumps(record.metadata, ensure_ascii=False)
-            extra = {"node": record.node, "embedded_text": record.embedded_text}
-            node = json.dumps(extra, ensure_ascii=False) if any(value is not None for value in extra.values()) else None
+            node = _node_json(record)
             checksum = _chunk_checksum(row, key, record.id, record.document_id, vector)
             chunks.append((row, *key, record.id, record.document_id, 1, checksum))
             texts.append((row, record.text, metadata, node, _record_checksum(row, record.text, metadata, node)))
@@ -333,10 +374,12 @@ class Transaction:
         self._connection.executemany("UPDATE chunks SET valid = 0 WHERE row = ?", [(int(row),) for row in rows])
         self.settings = replace(self.settings, num_chunks=self.settings.num_chunks - len(rows))
 
-    def clear(self) -> None:
-        """Drop all records."""
-        self._connection.execute("DELETE FROM chunks")
-        self._connection.execute("DELETE FROM records")
+    def fill(self, records: Sequence[Record], vectors: np.ndarray, deleted_ids: Collection[str]) -> None:
+        """Replace everything; ``vectors`` (N, dim) in the order of the records."""
+        for table in ("chunks", "records", "deleted"):
+            self._connection.execute(f"DELETE FROM {table}")  # noqa: S608  # our own names
+        self._connection.executemany("INSERT INTO deleted VALUES (?)", [(id_,) for id_ in deleted_ids])
+        self.add(records, [(major, 0) for major in range(len(records))], vectors)
 
     def finish(self) -> None:
         """Write the settings; the last step before the commit."""
@@ -363,8 +406,34 @@ class Transaction:
         return stored
 
 
-def _initial_keys(count: int) -> list[Key]:
-    return [(major, 0) for major in range(count)]
+def _prepare_for_writing(connection: sqlite3.Connection) -> None:
+    # A rollback journal, not a write-ahead log: that needs a writable folder even to read. EXTRA syncs the folder entry
+    # too; without spilling, readers wait only for the commit itself; dropped texts are overwritten.
+    connection.execute("PRAGMA journal_mode = DELETE")
+    connection.execute("PRAGMA synchronous = EXTRA")
+    connection.execute("PRAGMA cache_spill = OFF")
+    connection.execute("PRAGMA secure_delete = ON")
+
+
+def _node_json(record: Record) -> str | None:
+    extra = {"node": record.node, "embedded_text": record.embedded_text}
+    if all(value is None for value in extra.values()):
+        return None
+    try:
+        return json.dumps(extra, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        bad = [key for key, value in (record.node or {}).items() if not _is_json(value)]
+        raise TypeError(
+            f"{bad[:1] or 'something'} of the node {record.id!r} cannot be kept as JSON: {error}"
+        ) from error
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _chunk_checksum(row: int, key: Key, id_: str, document: str | None, vector: np.ndarray) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -161,7 +162,7 @@ class IndexView:
         self, states: np.ndarray, picked: Sequence[Sequence[int]], k: int, mask: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """One hop for B states; see `ChunkIndex.top_k`."""
-        if not len(self):
+        if not len(self) or not len(states):
             return np.full((len(states), k), -1, np.int64), np.full((len(states), k), -np.inf, np.float32)
         queries = [
             StateQuery(state, self.runs(picks), tuple(sorted(picks)))
@@ -203,8 +204,7 @@ class IndexView:
         return part
 
     def _mask(self, filters: Filters) -> np.ndarray:
-        # A callable may depend on anything, so its answer is not kept.
-        key = None if callable(filters) else repr(filters)
+        key = _content_key(filters)
         mask = self._masks.get(key) if key is not None else None
         if mask is None:
             allows = compile_filters(filters)
@@ -243,3 +243,13 @@ class IndexView:
     def _exact_rows(self, chunk_ids: np.ndarray) -> np.ndarray:
         vectors = self.source.vectors(self.global_ids(chunk_ids))
         return rotate_forward(vectors, chunk_ids) if self.geometry.placed == "absolute" else vectors
+
+
+def _content_key(filters: Filters) -> str | None:
+    """Return what filters say, as a key of a cache; None where that cannot be told (callables, foreign objects)."""
+    try:
+        if hasattr(filters, "model_dump_json"):
+            return str(filters.model_dump_json())
+        return json.dumps(filters, sort_keys=True)
+    except (TypeError, ValueError):
+        return None

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "qrag_retriever"
 LINES = [
-    ["errors", "_extras", "_files", "positions", "rotary", "state"],
+    ["errors", "checks", "_extras", "_files", "positions", "rotary", "state"],
     ["records", "devices", "default_model"],
     ["filters", "layout", "q_values", "scan", "config", "selection"],
     ["encoders", "storage", "model_card", "compact", "reference_checkpoint"],

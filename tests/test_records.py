@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qrag_retriever.errors import DuplicateIdError
-from qrag_retriever.records import Record, check_json, check_records, document_of, records_from_texts
+from qrag_retriever.checks import check_json
+from qrag_retriever.records import Record, check_records, document_of, records_from_texts
 
 valid_text = st.text(st.characters(exclude_categories=["Cs"]))
 json_values = st.recursive(

@@ -1,0 +1,65 @@
+"""Checks on what comes in: a clear error that says what was expected, what came, and what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def check_at_least_one(**numbers: Any) -> None:
+    """Raise TypeError unless each named number is an integer, ValueError if it is below 1."""
+    for name, number in numbers.items():
+        if not isinstance(number, (int, np.integer)) or isinstance(number, bool):
+            raise TypeError(f"{name} must be an integer, got {number!r}")
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+
+
+def check_list(values: Any, what: str) -> None:
+    """Raise TypeError if one string is given where a sequence of things is expected."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray, range)):
+        raise TypeError(f"expected a sequence of {what}, got one {type(values).__name__}; put it in a list")
+
+
+def check_text(text: Any, what: str) -> None:
+    """Raise TypeError unless ``text`` is a string, ValueError if it holds half a surrogate pair."""
+    if not isinstance(text, str):
+        raise TypeError(f"{what} must be a string, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what} has a lone surrogate at character {error.start} and is not valid Unicode; "
+            "clean it with text.encode('utf-8', 'replace').decode()"
+        ) from error
+
+
+def check_json(value: Any, path: str) -> None:
+    """Raise TypeError, naming the key, unless a value comes back from JSON as it went in."""
+    for inner, reason in _not_json(value, path):
+        raise TypeError(f"{inner} {reason}; an index on disk keeps JSON values only (str, int, float, bool, None, ...)")
+
+
+def _not_json(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path, f"is {value}, which JSON does not have"
+    elif isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            yield path, "has a lone surrogate"
+    elif type(value) is dict:
+        for key, inner in value.items():
+            if isinstance(key, str):
+                yield from _not_json(key, f"key {key!r} of {path}")
+                yield from _not_json(inner, f"{path}[{key!r}]")
+            else:
+                yield f"{path}[{key!r}]", f"has a key of type {type(key).__name__}"
+    elif type(value) is list:
+        for i, inner in enumerate(value):
+            yield from _not_json(inner, f"{path}[{i}]")
+    elif value is not None and type(value) not in (bool, int, float):
+        yield path, f"is a {type(value).__name__}"
