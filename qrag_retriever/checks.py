@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ def check_at_least_one(**numbers: Any) -> None:
 def check_list(values: Any, what: str) -> None:
     """Raise TypeError if one string is given where a sequence of things is expected."""
     if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray, range)):
-        raise TypeError(f"expected a sequence of {what}, got one {type(values).__name__}; put it in a list")
+        raise TypeError(f"expected a sequence of {what}, got one {type(values).__name__}: {values!r:.80}; use a list")
 
 
 def check_text(text: Any, what: str) -> None:
@@ -41,6 +42,17 @@ def check_json(value: Any, path: str) -> None:
     """Raise TypeError, naming the key, unless a value comes back from JSON as it went in."""
     for inner, reason in _not_json(value, path):
         raise TypeError(f"{inner} {reason}; an index on disk keeps JSON values only (str, int, float, bool, None, ...)")
+
+
+def json_culprit(value: Any, path: str) -> str | None:
+    """Return the path of the first inner value that ``json.dumps`` refuses; None if it takes all."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        found = (json_culprit(part, f"{path}[{key!r}]") for key, part in inner)
+        return next((culprit for culprit in found if culprit is not None), path)
+    return None
 
 
 def _not_json(value: Any, path: str) -> Iterator[tuple[str, str]]:

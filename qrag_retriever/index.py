@@ -180,9 +180,9 @@ class ChunkIndex:
             # Asked for a range, faiss ends the process here; the index inside can be asked.
             import faiss
 
-            numbers = faiss.vector_to_array(faiss_index.id_map)  # type: ignore[attr-defined]
+            numbers = faiss.vector_to_array(faiss_index.id_map)
             arguments.setdefault("ids", [str(number) for number in numbers])
-            faiss_index = faiss.downcast_index(faiss_index.index)  # type: ignore[attr-defined]
+            faiss_index = faiss.downcast_index(faiss_index.index)
         try:
             vectors = faiss_index.reconstruct_n(0, faiss_index.ntotal)
         except RuntimeError as error:

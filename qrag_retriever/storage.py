@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from qrag_retriever._files import sync, whole_folder
-from qrag_retriever.checks import check_json
+from qrag_retriever.checks import check_json, json_culprit
 from qrag_retriever.errors import IndexFolderError
 from qrag_retriever.layout import Key, Layout
 from qrag_retriever.records import Record
@@ -419,21 +419,10 @@ def _node_json(record: Record) -> str | None:
     extra = {"node": record.node, "embedded_text": record.embedded_text}
     if all(value is None for value in extra.values()):
         return None
-    try:
-        return json.dumps(extra, ensure_ascii=False)
-    except (TypeError, ValueError) as error:
-        bad = [key for key, value in (record.node or {}).items() if not _is_json(value)]
-        raise TypeError(
-            f"{bad[:1] or 'something'} of the node {record.id!r} cannot be kept as JSON: {error}"
-        ) from error
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return True
+    culprit = json_culprit(record.node, f"node {record.id!r}")
+    if culprit is not None:
+        raise TypeError(f"{culprit} has no JSON; an index on disk keeps JSON values only")
+    return json.dumps(extra, ensure_ascii=False)
 
 
 def _chunk_checksum(row: int, key: Key, id_: str, document: str | None, vector: np.ndarray) -> int:

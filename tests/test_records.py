@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qrag_retriever.errors import DuplicateIdError
 from qrag_retriever.checks import check_json
+from qrag_retriever.errors import DuplicateIdError
 from qrag_retriever.records import Record, check_records, document_of, records_from_texts
 
 valid_text = st.text(st.characters(exclude_categories=["Cs"]))

@@ -259,7 +259,7 @@ def test_impossible_queries_are_errors(index: ChunkIndex, query: Any, error: typ
 
 
 def test_one_string_is_not_a_list_of_queries(index: ChunkIndex) -> None:
-    with pytest.raises(TypeError, match="put it in a list"):
+    with pytest.raises(TypeError, match="use a list"):
         MultiStepSelector(index).select_many(QUESTION)
 
 

@@ -388,12 +388,15 @@ def test_a_load_in_the_middle_of_a_rewrite_sees_the_old_or_the_new(
     def late(folder: IndexFolder, *arguments: Any) -> np.ndarray:
         # The database has been read; now somebody else saves a new index here.
         if not rewritten:
-            rewritten.append(True)
-            rewriter.save(tmp_path / "index")
+            rewritten.append(threading.Thread(target=rewriter.save, args=[tmp_path / "index"]))
+            rewritten[0].start()
+            rewritten[0].join(timeout=0.5)
         return map_vectors(folder, *arguments)
 
     monkeypatch.setattr(IndexFolder, "map_vectors", late)
     assert len(load(tmp_path / "index")) in (5, 7)
+    rewritten[0].join()
+    assert len(load(tmp_path / "index")) == 7
 
 
 def _watch(path: str, stop: Any, seen: Any) -> None:
