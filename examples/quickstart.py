@@ -8,16 +8,22 @@ from pathlib import Path
 
 from qrag_retriever import QRAGRetriever
 
-QUESTION = "What did Alice find in the little bottle that she came upon after finding the golden key?"
+QUESTION = "What happened to Alice after she drank from the bottle that she found on the glass table?"
+MORE_QUESTIONS = [
+    "Where did the baby that the Duchess threw to Alice turn into a pig?",
+    "Who stole the thing that the Queen of Hearts made?",
+]
 
 
 def main() -> None:
     book = Path(__file__).with_name("alice.txt").read_text(encoding="utf-8")
     paragraphs = [paragraph for paragraph in book.split("\n\n") if paragraph.strip()]
-    retriever = QRAGRetriever.from_texts(paragraphs, k=3)
+    ids = [f"paragraph {number}" for number in range(len(paragraphs))]
+    retriever = QRAGRetriever.from_texts(paragraphs, ids=ids, k=3)
 
-    print("The hops, with their Q-values:")
-    print(retriever.search(QUESTION))
+    print("The hops of each question, with their Q-values (search -> Selection):")
+    for selection in [retriever.search(QUESTION), *retriever.search_many(MORE_QUESTIONS)]:
+        print(selection)
 
     print("\nThrough LangChain (invoke -> Documents):")
     for document in retriever.invoke(QUESTION):

@@ -96,7 +96,7 @@ class Int8Scan:
         kernels = _kernels()
         num_blocks = -(-self.num_chunks // kernels.BLOCK)
         scores = np.empty((len(queries), self.num_chunks), np.float32)
-        lower, upper = (np.full((len(queries), num_blocks), -np.inf, np.float32) for _ in range(2))
+        lower, upper = (np.empty((len(queries), num_blocks), np.float32) for _ in range(2))
         prepared = self._prepared(queries, mask)
         arrays = [part.array for part in self._codes]
         for_row_slices(
