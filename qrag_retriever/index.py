@@ -367,21 +367,40 @@ class ChunkIndex:
         view = self._view
         return view.records([view.layout.chunk_of[id_] for id_ in ids if id_ in view.layout.chunk_of])
 
-    def add(self, records: Sequence[Record]) -> list[str]:
-        """Embed and add records: at the end of their document, or of the index; a known id is an update.
+    def add(
+        self,
+        texts: Sequence[str],
+        metadatas: Sequence[Mapping[str, Any] | None] | None = None,
+        ids: Sequence[str] | None = None,
+        embeddings: np.ndarray | None = None,
+    ) -> list[str]:
+        """Add chunks: at the end of their document, or of the index; a known id is an update.
+
+        Args:
+            texts: The chunks.
+            metadatas: One dict for each, or None. ``document_id`` (else ``source``) names the document it is part of.
+            ids: One for each, or None to have them made.
+            embeddings: Shape (M, D), if they exist already; None embeds the texts.
 
         Returns:
             Their ids.
 
         Raises:
             DuplicateIdError: If an id occurs twice in the call.
-            TypeError: If the index is on disk and metadata is not JSON.
+            ValueError: If lengths differ, or an embedding has another dimension or is not finite.
+            TypeError: If a text is not a string, or the index is on disk and metadata is not JSON.
         """
+        return self.add_records(records_from_texts(texts, metadatas, ids), embeddings)
+
+    def add_records(self, records: Sequence[Record], embeddings: np.ndarray | None = None) -> list[str]:
+        """Add records; see `add`."""
         records = list(records)
         check_records(records)
         if not records:
             return []
-        vectors = _checked_embeddings(_embed(self.model, records), len(records))
+        vectors = _checked_embeddings(_embed(self.model, records) if embeddings is None else embeddings, len(records))
+        if vectors.shape[1] != self.dim:
+            raise ValueError(f"expected embeddings of dimension {self.dim}, got {vectors.shape[1]}")
         with self._lock:
             self._view = self._backing.add(self._view, records, vectors)
         return [record.id for record in records]

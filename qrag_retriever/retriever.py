@@ -19,7 +19,6 @@ from qrag_retriever.filters import Filters
 from qrag_retriever.index import ChunkIndex, ModelLike, resolve_model
 from qrag_retriever.integrations.documents import records_of
 from qrag_retriever.integrations.installed import make_callback_manager
-from qrag_retriever.records import records_from_texts
 from qrag_retriever.scan import ScanKind
 from qrag_retriever.selection import Selection
 from qrag_retriever.selector import MultiStepSelector
@@ -282,7 +281,7 @@ class _Settings(BaseModel):
         ids: Sequence[str] | None = None,
     ) -> list[str]:
         """Add chunks at the end of their document, or of the index; a known id is an update. Returns the ids."""
-        return self.index.add(records_from_texts(texts, metadatas, ids))
+        return self.index.add(texts, metadatas, ids)
 
     async def aadd_texts(
         self,
@@ -296,7 +295,7 @@ class _Settings(BaseModel):
     def add_documents(self, documents: Sequence[Any], splitter: Any = None) -> list[str]:
         """Add documents of either framework, as `from_documents` takes them. Returns the chunks' ids."""
         records, objects = records_of(documents, splitter, self.index.model)
-        ids = self.index.add(records)
+        ids = self.index.add_records(records)
         self.object_map.update(objects)
         return ids
 

@@ -201,9 +201,13 @@ ASKING: dict[str, tuple[Call, type[Exception], str]] = {
     "unknown id": (lambda i: i.delete(["nobody"]), UnknownIdError, r"unknown ids: \['nobody'\]"),
     "one id as a string": (lambda i: i.delete("c1"), TypeError, "sequence of ids.*'c1'.*list"),
     "unknown document": (lambda i: i.delete_document("nobody"), UnknownIdError, "'nobody'"),
-    "adding an id twice": (lambda i: i.add([Record("x", "a"), Record("x", "b")]), DuplicateIdError, "'x'.*twice"),
-    "adding a number": (lambda i: i.add([Record("x", 5)]), TypeError, "text 0 must be a string, got int"),
-    "adding half a character": (lambda i: i.add([Record("x", "\udc00")]), ValueError, "surrogate"),
+    "adding an id twice": (
+        lambda i: i.add_records([Record("x", "a"), Record("x", "b")]),
+        DuplicateIdError,
+        "'x'.*twice",
+    ),
+    "adding a number": (lambda i: i.add_records([Record("x", 5)]), TypeError, "text 0 must be a string, got int"),
+    "adding half a character": (lambda i: i.add_records([Record("x", "\udc00")]), ValueError, "surrogate"),
 }
 
 

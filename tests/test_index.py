@@ -167,7 +167,7 @@ def test_an_index_from_embeddings_can_grow_with_a_model() -> None:
     model = ToyModel()
     texts = ["a", "b"]
     index = ChunkIndex.from_embeddings(model.encode_chunks(texts), texts, model=model)
-    index.add([Record("new", "c")])
+    index.add_records([Record("new", "c")])
     assert index.ids == ["0", "1", "new"]
     assert_searches_like_new(index)
 
@@ -401,7 +401,7 @@ def test_other_filters_never_move_positions(filters: Any) -> None:
 def test_a_restricted_view_follows_additions_and_deletions() -> None:
     index = toy_index(6, metadatas=[{"document_id": "AB"[i % 2]} for i in range(6)])
     index.view.restricted({"document_id": "A"})[0].top_k(STATE[None], [[]], 1)
-    index.add([Record("new", "text new", {"document_id": "A"}, "A")])
+    index.add_records([Record("new", "text new", {"document_id": "A"}, "A")])
     index.delete(["c0"])
     view, _ = index.view.restricted({"document_id": "A"})
     assert [record.id for record in view.records(range(len(view)))] == ["c2", "c4", "new"]
@@ -423,21 +423,21 @@ def index(request: pytest.FixtureRequest, tmp_path: Path) -> ChunkIndex:
 
 
 def test_add_appends(index: ChunkIndex) -> None:
-    assert index.add([Record("x", "new x"), Record("y", "new y")]) == ["x", "y"]
+    assert index.add_records([Record("x", "new x"), Record("y", "new y")]) == ["x", "y"]
     assert index.ids == [*(f"c{i}" for i in range(10)), "x", "y"]
     assert texts_of(index)["y"] == "new y"
     assert_searches_like_new(index)
 
 
 def test_add_goes_to_the_end_of_its_document(index: ChunkIndex) -> None:
-    index.add([Record("x", "new x", {}, "A"), Record("y", "new y", {}, "B"), Record("z", "new z", {}, "A")])
+    index.add_records([Record("x", "new x", {}, "A"), Record("y", "new y", {}, "B"), Record("z", "new z", {}, "A")])
     assert index.ids == ["c0", "c1", "c2", "c3", "c4", "x", "z", "c5", "c6", "c7", "y", "c8", "c9"]
     assert_searches_like_new(index)
 
 
 def test_the_same_id_is_an_update_in_place(index: ChunkIndex) -> None:
     before = index.ids
-    index.add([Record("c2", "other text", {"new": True}, "A"), Record("c8", "another text")])
+    index.add_records([Record("c2", "other text", {"new": True}, "A"), Record("c8", "another text")])
     assert index.ids == before
     assert index.get(["c2"])[0] == Record("c2", "other text", {"new": True}, "A")
     assert index.get(["c8"])[0].text == "another text"
@@ -445,27 +445,27 @@ def test_the_same_id_is_an_update_in_place(index: ChunkIndex) -> None:
 
 
 def test_an_update_of_the_last_chunk(index: ChunkIndex) -> None:
-    index.add([Record("c9", "other text")])
+    index.add_records([Record("c9", "other text")])
     assert index.ids[-1] == "c9"
     assert_searches_like_new(index)
 
 
 def test_an_update_with_another_document_moves_the_chunk(index: ChunkIndex) -> None:
-    index.add([Record("c1", "text 1", {}, "B")])
+    index.add_records([Record("c1", "text 1", {}, "B")])
     assert index.ids == ["c0", "c2", "c3", "c4", "c5", "c6", "c7", "c1", "c8", "c9"]
     assert_searches_like_new(index)
 
 
 def test_an_id_twice_in_one_call_is_an_error_and_nothing_is_added(index: ChunkIndex) -> None:
     with pytest.raises(DuplicateIdError, match="'x' occurs twice"):
-        index.add([Record("y", "a"), Record("x", "b"), Record("x", "c")])
+        index.add_records([Record("y", "a"), Record("x", "b"), Record("x", "c")])
     assert index.ids == [f"c{i}" for i in range(10)]
     assert_searches_like_new(index)
 
 
 def test_adding_nothing_changes_nothing(index: ChunkIndex) -> None:
     view = index.view
-    assert index.add([]) == []
+    assert index.add_records([]) == []
     assert index.view is view
 
 
@@ -477,7 +477,7 @@ def test_delete_closes_the_ranks(index: ChunkIndex, gone: str) -> None:
     assert index.ids == [f"c{i}" for i in range(10) if f"c{i}" not in gone.split()]
     assert len(index) == 10 - len(gone.split())
     assert_searches_like_new(index)
-    index.add([Record("new", "new text")])
+    index.add_records([Record("new", "new text")])
     assert index.ids[-1] == "new"
     assert_searches_like_new(index)
 
@@ -498,7 +498,7 @@ def test_deleting_a_deleted_id_passes_after_a_save(index: ChunkIndex, tmp_path: 
 
 def test_a_deleted_id_can_be_added_again(index: ChunkIndex) -> None:
     index.delete(["c3"])
-    index.add([Record("c3", "back", {}, "A")])
+    index.add_records([Record("c3", "back", {}, "A")])
     assert index.ids == ["c0", "c1", "c2", "c4", "c3", "c5", "c6", "c7", "c8", "c9"]
     assert index.delete(["c3"]) == ["c3"]
     assert_searches_like_new(index)
@@ -541,7 +541,7 @@ def test_any_history_of_changes_searches_like_a_new_index(
         chosen = data.draw(ids)
         if data.draw(st.booleans()):
             documents = {id_: data.draw(st.sampled_from([None, "A", "B"])) for id_ in chosen}
-            index.add([Record(id_, f"{id_} at {step}", {}, document) for id_, document in documents.items()])
+            index.add_records([Record(id_, f"{id_} at {step}", {}, document) for id_, document in documents.items()])
         else:
             index.delete([id_ for id_ in chosen if id_ in index.ids])
         assert_searches_like_new(index, positions)
@@ -554,9 +554,9 @@ def test_a_search_sees_one_version(index: ChunkIndex) -> None:
     view = index.view
     layout, before = view.layout, view.top_k(STATE[None], [[2]], 10)
     records = view.records(range(10))
-    index.add([Record("x", "x", {}, "A"), Record("c0", "changed", {}, "A"), Record("y", "y")])
+    index.add_records([Record("x", "x", {}, "A"), Record("c0", "changed", {}, "A"), Record("y", "y")])
     index.delete(["c1", "c2", "c9"])
-    index.add([Record("z", "z")])
+    index.add_records([Record("z", "z")])
     assert view.layout is layout
     assert view.records(range(10)) == records
     for held in (view, IndexView(view.geometry, view.layout, view.source)):
@@ -567,11 +567,11 @@ def test_a_search_sees_one_version(index: ChunkIndex) -> None:
 
 def test_two_continuations_of_one_version_do_not_meet() -> None:
     index = toy_index(4)
-    index.add([Record("x", "x")])
+    index.add_records([Record("x", "x")])
     old = index.view
-    index.add([Record("y", "y")])
+    index.add_records([Record("y", "y")])
     index.delete(["y"])
-    index.add([Record("z", "z")])
+    index.add_records([Record("z", "z")])
     assert [r.id for r in old.records(range(5))] == ["c0", "c1", "c2", "c3", "x"]
     np.testing.assert_array_equal(old.source.matrix()[4], embedding_of("x"))
     assert_searches_like_new(index)
@@ -607,8 +607,8 @@ def test_threads_search_while_others_add_and_delete(index: ChunkIndex) -> None:
         def write() -> None:
             nonlocal number
             number += 1
-            index.add([Record(f"{name}{number}", f"{name} {number}", {}, document)])
-            index.add([Record("c1", f"update {name} {number}", {}, "A")])
+            index.add_records([Record(f"{name}{number}", f"{name} {number}", {}, document)])
+            index.add_records([Record("c1", f"update {name} {number}", {}, "A")])
             if number > 3:
                 assert index.delete([f"{name}{number - 3}"]) == [f"{name}{number - 3}"]
 
@@ -640,7 +640,7 @@ def test_pickle_of_an_index_in_memory_is_independent() -> None:
     assert twin.get(twin.ids) == index.get(index.ids)
     np.testing.assert_array_equal(twin.top_k(STATE, [1], 5), index.top_k(STATE, [1], 5))
     assert twin.delete(["c2"]) == []
-    twin.add([Record("x", "x", {}, "A")])
+    twin.add_records([Record("x", "x", {}, "A")])
     assert twin.ids == ["c0", "c1", "c3", "c4", "x", "c5"]
     assert "x" not in index.ids
 
@@ -653,7 +653,7 @@ def test_pickle_of_a_bound_index_is_its_folder(tmp_path: Path) -> None:
     twin = pickle.loads(data)
     assert twin.path == index.path
     np.testing.assert_array_equal(twin.top_k(STATE, [1], 5), index.top_k(STATE, [1], 5))
-    twin.add([Record("x", "x")])
+    twin.add_records([Record("x", "x")])
     index.refresh()
     assert index.ids[-1] == "x"
     assert_searches_like_new(index)
@@ -676,7 +676,7 @@ def test_deepcopy_shares(index: ChunkIndex) -> None:
 def test_the_model_is_asked_for_by_name_where_there_is_none() -> None:
     index, _ = random_index(3, 8, 0)
     with pytest.raises(ValueError, match=r"built from embeddings alone.*model="):
-        index.add([Record("x", "x")])
+        index.add_records([Record("x", "x")])
     assert len(index) == 3
     assert len(index.top_k(STATE, [], 2)[0]) == 2
 
@@ -688,7 +688,7 @@ def test_a_loaded_index_finds_its_model_again(tmp_path: Path, tiny_encoder: Path
     ChunkIndex.from_texts(["Mary took the football.", "Rain fell."], model=model).save(tmp_path / "index")
     index = ChunkIndex.load(tmp_path / "index", device="cpu")
     assert index.model.fingerprint() == model.fingerprint()
-    index.add([Record("new", "Nobody heard the door.")])
+    index.add_records([Record("new", "Nobody heard the door.")])
     np.testing.assert_allclose(
         index.view.source.vectors(np.array([2])), model.encode_chunks(["Nobody heard the door."]), atol=1e-2
     )
@@ -702,3 +702,18 @@ def test_a_model_that_was_never_saved_must_be_given(tmp_path: Path) -> None:
     assert_searches_like_new(index)
     with pytest.raises(ModelMismatchError):
         ChunkIndex.load(tmp_path / "index", ToyModel(seed=1))
+
+
+def test_texts_are_added_with_or_without_embeddings(model: Any) -> None:
+    index = ChunkIndex.from_texts(["a", "b"], ids=["a", "b"], model=model)
+    assert index.add(["c"], [{"document_id": "D"}], ["c"]) == ["c"]
+    (made,) = index.add(["d"])
+    assert index.ids == ["a", "b", "c", made]
+    bare = ChunkIndex.from_embeddings(np.eye(4, dtype=np.float32), mode="corpus")
+    bare.add(["five"], ids=["five"], embeddings=np.full((1, 4), 0.9, np.float32))
+    assert bare.top_k(np.ones(4), [], 1)[0].tolist() == [4]
+    with pytest.raises(ValueError, match="dimension 4, got 3"):
+        bare.add(["six"], embeddings=np.ones((1, 3)))
+    with pytest.raises(ValueError, match="built from embeddings alone"):
+        bare.add(["seven"])
+    assert len(bare) == 5

@@ -130,7 +130,7 @@ def test_ids_metadata_documents_and_nodes_come_back_as_they_were(tmp_path: Path)
     ]
     index = ChunkIndex.from_records(records, ToyModel())
     index.save(tmp_path / "index")
-    index.add([Record("later", "b", NESTED, "документ", node)])
+    index.add_records([Record("later", "b", NESTED, "документ", node)])
     loaded = load(tmp_path / "index")
     expected = [records[0], Record("later", "b", NESTED, "документ", node), *records[1:]]
     assert loaded.ids == [one.id for one in expected]
@@ -201,7 +201,7 @@ def test_an_index_without_model_comes_back_without(tmp_path: Path) -> None:
     index.save(tmp_path / "index")
     loaded = ChunkIndex.load(tmp_path / "index")
     assert (loaded.mode, loaded.dim, loaded.config) == ("corpus", 8, None)
-    assert ChunkIndex.load(tmp_path / "index", ToyModel()).add([record(1)]) == ["c1"]
+    assert ChunkIndex.load(tmp_path / "index", ToyModel()).add_records([record(1)]) == ["c1"]
 
 
 def test_an_emptied_index_can_be_saved_loaded_and_filled(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_an_emptied_index_can_be_saved_loaded_and_filled(tmp_path: Path) -> None
     assert (len(loaded), loaded.top_k(STATE, [], 2)[0].tolist()) == (0, [-1, -1])
     loaded.save(tmp_path / "other")
     again = load(tmp_path / "other")
-    again.add([record(7)])
+    again.add_records([record(7)])
     assert again.ids == ["c7"]
     assert_consistent(load(tmp_path / "other"))
 
@@ -232,10 +232,10 @@ def test_finished_folders_follow_the_umask(tmp_path: Path) -> None:
 def test_save_binds_so_that_changes_are_on_disk_before_they_return(tmp_path: Path) -> None:
     index = saved(tmp_path / "index", 4)
     steps: list[Callable[[], Any]] = [
-        lambda: index.add([record(8), record(9)]),
-        lambda: index.add([record(1, "changed")]),
+        lambda: index.add_records([record(8), record(9)]),
+        lambda: index.add_records([record(1, "changed")]),
         lambda: index.delete(["c0", "c9"]),
-        lambda: index.add([Record("d1", "in a document", {}, "D")]),
+        lambda: index.add_records([Record("d1", "in a document", {}, "D")]),
     ]
     for step in steps:
         step()
@@ -248,7 +248,7 @@ def test_save_binds_so_that_changes_are_on_disk_before_they_return(tmp_path: Pat
 def test_load_binds(tmp_path: Path) -> None:
     saved(tmp_path / "index", 3)
     loaded = load(tmp_path / "index")
-    loaded.add([record(5)])
+    loaded.add_records([record(5)])
     loaded.delete(["c0"])
     assert load(tmp_path / "index").ids == loaded.ids == ["c1", "c2", "c5"]
 
@@ -256,14 +256,14 @@ def test_load_binds(tmp_path: Path) -> None:
 def test_an_index_in_memory_is_not_bound(tmp_path: Path) -> None:
     saved(tmp_path / "index", 3)
     index = new_index(3)
-    index.add([record(4)])
+    index.add_records([record(4)])
     assert load(tmp_path / "index").ids == ["c0", "c1", "c2"]
 
 
 def test_save_to_another_folder_binds_to_that_one(tmp_path: Path) -> None:
     index = saved(tmp_path / "first", 3)
     index.save(tmp_path / "second")
-    index.add([record(5)])
+    index.add_records([record(5)])
     assert load(tmp_path / "first").ids == ["c0", "c1", "c2"]
     assert load(tmp_path / "second").ids == ["c0", "c1", "c2", "c5"]
 
@@ -272,7 +272,7 @@ def test_refresh_takes_over_the_changes_of_others(tmp_path: Path) -> None:
     index = saved(tmp_path / "index", 5)
     other = load(tmp_path / "index")
     index.top_k(STATE, [], 1)
-    other.add([record(7), record(1, "changed")])
+    other.add_records([record(7), record(1, "changed")])
     other.delete(["c0"])
     assert index.ids == ["c0", "c1", "c2", "c3", "c4"]
     assert index.get(["c0", "c1"]) == [record(0), record(1)]
@@ -295,7 +295,7 @@ def test_writers_in_turn_build_on_each_other(tmp_path: Path) -> None:
     second.top_k(STATE, [], 1)
     for number in range(10, 16):
         writer, reader = (first, second) if number % 2 else (second, first)
-        writer.add([record(number), record(0, f"changed by {number}")])
+        writer.add_records([record(number), record(0, f"changed by {number}")])
         assert_consistent(writer)
         if number > 10:
             assert writer.delete([f"c{number - 1}"]) == [f"c{number - 1}"]
@@ -310,7 +310,7 @@ def test_writers_in_turn_build_on_each_other(tmp_path: Path) -> None:
 
 def test_a_save_to_its_own_folder_keeps_what_others_have_added(tmp_path: Path) -> None:
     first = saved(tmp_path / "index", 3)
-    load(tmp_path / "index").add([record(9)])
+    load(tmp_path / "index").add_records([record(9)])
     first.save(tmp_path / "index")
     assert load(tmp_path / "index").ids == ["c0", "c1", "c2", "c9"]
 
@@ -318,7 +318,7 @@ def test_a_save_to_its_own_folder_keeps_what_others_have_added(tmp_path: Path) -
 def test_a_save_to_its_own_folder_drops_the_texts_of_deleted_chunks(tmp_path: Path) -> None:
     index = saved(tmp_path / "index", 4, "recognisable")
     index.delete(["c1"])
-    index.add([record(2, "changed")])
+    index.add_records([record(2, "changed")])
     before = observed(tmp_path / "index")
     assert b"recognisable 1" in (tmp_path / "index" / "index.sqlite").read_bytes()
     index.save(tmp_path / "index")
@@ -331,7 +331,7 @@ def test_a_save_to_its_own_folder_drops_the_texts_of_deleted_chunks(tmp_path: Pa
     ]
     connection.close()
     assert sum(path.suffix == ".f16" for path in (tmp_path / "index").iterdir()) == 1
-    index.add([record(5)])
+    index.add_records([record(5)])
     assert_consistent(load(tmp_path / "index"))
 
 
@@ -359,7 +359,7 @@ def test_whoever_has_a_folder_open_does_not_write_to_another_models_index(tmp_pa
     saved(tmp_path / "index", 5)
     reader = load(tmp_path / "index")
     other = ChunkIndex.load(tmp_path / "index", ToyModel(seed=1), reindex=True)
-    for attempt in (lambda: reader.add([record(9)]), reader.refresh):
+    for attempt in (lambda: reader.add_records([record(9)]), reader.refresh):
         with pytest.raises((IndexFolderError, ModelMismatchError)):
             attempt()
     other.refresh()
@@ -372,7 +372,7 @@ def test_whoever_has_a_folder_open_notices_another_kind_of_index(tmp_path: Path,
     reader = load(tmp_path / "index")
     model = ToyModel(dim=change.get("dim", DIM))
     ChunkIndex.from_texts(["new"], model=model, mode=change.get("mode", "auto")).save(tmp_path / "index")
-    for attempt in (lambda: reader.add([record(9)]), reader.refresh):
+    for attempt in (lambda: reader.add_records([record(9)]), reader.refresh):
         with pytest.raises(IndexFolderError, match="load it again"):
             attempt()
     assert len(ChunkIndex.load(tmp_path / "index")) == 1
@@ -427,10 +427,10 @@ def test_another_process_reads_while_one_writes(tmp_path: Path) -> None:
     try:
         assert seen.get(timeout=60) == ("ready", None)
         end, number = time.monotonic() + 1.5, 10
-        index.add([record(number)])
+        index.add_records([record(number)])
         while time.monotonic() < end or number < 20:
             number += 1
-            index.add([record(number), record(1, f"changed {number}")])
+            index.add_records([record(number), record(1, f"changed {number}")])
             index.delete([f"c{number - 1}"] if number % 3 else [f"c{number}"])
             if not seen.empty():
                 break
@@ -453,7 +453,7 @@ def test_threads_write_through_two_objects_at_once(tmp_path: Path) -> None:
     def write(writer: ChunkIndex, name: str) -> None:
         try:
             for i in range(12):
-                writer.add([Record(f"{name}{i}", f"{name} {i}")])
+                writer.add_records([Record(f"{name}{i}", f"{name} {i}")])
                 if i % 3 == 0:
                     writer.delete([f"{name}{i}"])
         except BaseException as error:
@@ -520,7 +520,7 @@ def test_save_refuses_a_folder_with_something_else_and_touches_nothing(
         index.save(target)
     assert files_of(tmp_path) == before
     assert index.path is None
-    index.add([record(5)])
+    index.add_records([record(5)])
     assert_consistent(index)
 
 
@@ -553,7 +553,7 @@ def test_metadata_that_is_not_json_is_a_type_error_and_nothing_is_written(
 ) -> None:
     bad = Record("culprit", "text", metadata)
     unbound = new_index(3)
-    unbound.add([bad])
+    unbound.add_records([bad])
     with pytest.raises(TypeError, match=rf"'culprit'.*{key}.*JSON"):
         unbound.save(tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
@@ -563,12 +563,12 @@ def test_metadata_that_is_not_json_is_a_type_error_and_nothing_is_written(
     index = saved(tmp_path / "index", 3)
     before = files_of(tmp_path)
     with pytest.raises(TypeError, match=rf"'culprit'.*{key}.*JSON"):
-        index.add([record(8), bad])
+        index.add_records([record(8), bad])
     with pytest.raises(TypeError, match=rf"'culprit'.*{key}.*JSON"):
         unbound.save(tmp_path / "index")
     assert files_of(tmp_path)["index/index.sqlite"] == before["index/index.sqlite"]
     assert index.ids == load(tmp_path / "index").ids == ["c0", "c1", "c2"]
-    index.add([record(8)])
+    index.add_records([record(8)])
     assert_consistent(load(tmp_path / "index"))
 
 
@@ -577,7 +577,7 @@ def test_a_node_that_is_not_json_is_a_type_error_that_names_the_key(tmp_path: Pa
     node = {"class_name": "TextNode", "relationships": {"1": {"node_id": "d", "metadata": {"when": when}}}}
     index = saved(tmp_path / "index", 3)
     with pytest.raises(TypeError, match=r"'culprit'.*when"):
-        index.add([Record("culprit", "text", {}, None, node)])
+        index.add_records([Record("culprit", "text", {}, None, node)])
     assert load(tmp_path / "index").ids == ["c0", "c1", "c2"]
 
 
@@ -601,9 +601,9 @@ def test_embeddings_beyond_float16_are_a_value_error_and_nothing_is_written(tmp_
     bound = load(tmp_path / "index")
     bound._model = _LoudModel()
     with pytest.raises(ValueError, match=r"65504.*float16"):
-        bound.add([record(9, "loud")])
+        bound.add_records([record(9, "loud")])
     assert observed(tmp_path / "index") == before
-    bound.add([record(8)])
+    bound.add_records([record(8)])
     assert_consistent(load(tmp_path / "index"))
 
 
@@ -625,10 +625,10 @@ def change(kind: str, index: ChunkIndex | None, folder: Path, number: int) -> No
         new_index(20, f"save {number}").save(folder / str(number))
     elif kind == "add":
         assert index is not None
-        index.add([Record(f"n{number}", f"new {number}"), Record(f"m{number}", f"more {number}")])
+        index.add_records([Record(f"n{number}", f"new {number}"), Record(f"m{number}", f"more {number}")])
     elif kind == "update":
         assert index is not None
-        index.add([record(i, f"update {number}") for i in range(0, 20, 3)])
+        index.add_records([record(i, f"update {number}") for i in range(0, 20, 3)])
     else:
         assert index is not None
         index.delete([f"c{2 * number - 2}", f"c{2 * number - 1}"])
@@ -687,7 +687,7 @@ def test_a_kill_leaves_the_old_or_the_new_state_and_all_that_was_acknowledged(
         found = [(one.id, one.text) for one in index.get(index.ids)]
         assert found in (expected_after(kind, done), expected_after(kind, done + 1))
         assert_consistent(index)
-        index.add([record(999)])
+        index.add_records([record(999)])
         assert_consistent(load(folder))
         shutil.rmtree(folder)
 
@@ -734,7 +734,7 @@ def test_a_write_recovers_an_index_after_a_crash_in_the_middle_of_a_commit(tmp_p
     shutil.rmtree(tmp_path / "index")
     (tmp_path / "crashed").rename(tmp_path / "index")
     index = load(tmp_path / "index")
-    index.add([record(999)])
+    index.add_records([record(999)])
     assert contents(load(tmp_path / "index"))[:-1] == before
 
 
@@ -745,7 +745,7 @@ def test_vectors_of_a_write_that_was_cut_off_are_overwritten(tmp_path: Path) -> 
     before = observed(tmp_path / "index")
     assert_consistent(index)
     assert [entry[0].id for entry in before[0]] == index.ids
-    index.add([record(7), record(8)])
+    index.add_records([record(7), record(8)])
     assert_consistent(load(tmp_path / "index"))
 
 
@@ -875,7 +875,7 @@ def flip(path: Path, place: int, mask: int) -> None:
 @pytest.mark.parametrize("name", ["vectors.f16", "index.sqlite"])
 def test_flipped_bytes_are_noticed_or_do_not_matter(tmp_path: Path, name: str, flips: int) -> None:
     index = saved(tmp_path / "index", 30)
-    index.add([record(3, "changed"), Record("d", "text", {"a": [1]}, "D", {"x": 1}, "embedded")])
+    index.add_records([record(3, "changed"), Record("d", "text", {"a": [1]}, "D", {"x": 1}, "embedded")])
     index.delete(["c5"])
     before, whole = observed(tmp_path / "index"), (tmp_path / "index" / name).read_bytes()
     rng = random.Random(name)
@@ -973,7 +973,7 @@ class _HalfWritten:
 
 
 WRITES: dict[str, Callable[[Path], Any]] = {
-    "add": lambda folder: load(folder).add([record(50), record(1, "changed")]),
+    "add": lambda folder: load(folder).add_records([record(50), record(1, "changed")]),
     "rewrite": lambda folder: new_index(7, "new").save(folder),
     "save elsewhere": lambda folder: load(folder).save(folder.parent / "elsewhere"),
 }
@@ -1006,7 +1006,7 @@ def test_a_full_disk_changes_nothing(
         assert caught.value.errno == errno.ENOSPC
     assert observed(tmp_path / "index") == before
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
-    load(tmp_path / "index").add([record(60)])
+    load(tmp_path / "index").add_records([record(60)])
     assert_consistent(load(tmp_path / "index"))
 
 
@@ -1016,9 +1016,9 @@ def test_the_object_that_met_a_full_disk_stays_usable(tmp_path: Path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", no_space)
         with pytest.raises(OSError, match="No space left"):
-            index.add([record(50), record(1, "changed")])
+            index.add_records([record(50), record(1, "changed")])
     assert contents(index) == before
-    index.add([record(51)])
+    index.add_records([record(51)])
     index.delete(["c0"])
     assert contents(index) == contents(load(tmp_path / "index"))
     assert_consistent(index)
@@ -1055,11 +1055,11 @@ def test_a_really_full_disk_leaves_the_last_good_state(tmp_path: Path, kind: str
             for number in range(1, 40):
                 try:
                     if kind == "add":
-                        index.add([Record(f"f{keep} {number} {i}", "filling " * 40) for i in range(5)])
+                        index.add_records([Record(f"f{keep} {number} {i}", "filling " * 40) for i in range(5)])
                     elif kind == "delete":
                         index.delete(index.ids[:2])
                     elif kind == "update":
-                        index.add([record(i, f"update {number}") for i in range(0, 90, 9)])
+                        index.add_records([record(i, f"update {number}") for i in range(0, 90, 9)])
                     else:
                         new_index(100, f"save {number} " + "long " * number).save(folder)
                 except PermissionError:
@@ -1076,7 +1076,7 @@ def test_a_really_full_disk_leaves_the_last_good_state(tmp_path: Path, kind: str
             index = load(folder)
             free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
         assert failures > 0 or kind == "delete"
-        index.add([record(7, "again")])
+        index.add_records([record(7, "again")])
         assert_consistent(load(folder))
         assert [path.name for path in disk.iterdir()] == ["index"]
 
@@ -1105,7 +1105,7 @@ def test_read_only_media_can_be_searched_and_refuse_writes_clearly(tmp_path: Pat
         np.testing.assert_array_equal(loaded.top_k(STATE, [3], 5), index.top_k(STATE, [3], 5))
         before = files_of(media)
         attempts: list[Callable[[], Any]] = [
-            lambda: loaded.add([record(50)]),
+            lambda: loaded.add_records([record(50)]),
             lambda: loaded.delete(["c1"]),
             lambda: loaded.save(media),
             lambda: other.save(media),
@@ -1117,7 +1117,7 @@ def test_read_only_media_can_be_searched_and_refuse_writes_clearly(tmp_path: Pat
         loaded.refresh()
         assert contents(loaded) == contents(index)
         loaded.save(tmp_path / "copy")
-        loaded.add([record(50)])
+        loaded.add_records([record(50)])
     assert load(tmp_path / "copy").ids == [*index.ids, "c50"]
 
 
@@ -1148,7 +1148,7 @@ def test_another_model_is_refused_and_reindex_embeds_anew(tmp_path: Path, change
     model = ToyModel(**change)
     index = saved(tmp_path / "index", 10)
     index.delete(["c4"])
-    index.add([Record("n", "a node", {"a": 1}, "D", {"x": 1}, "embedded")])
+    index.add_records([Record("n", "a node", {"a": 1}, "D", {"x": 1}, "embedded")])
     before = observed(tmp_path / "index")
     with pytest.raises(ModelMismatchError, match=r"another model.*fingerprint.*reindex=True"):
         ChunkIndex.load(tmp_path / "index", model)
@@ -1192,7 +1192,7 @@ def test_reindex_gives_an_index_from_embeddings_its_model(tmp_path: Path) -> Non
 def test_what_a_retriever_keeps_survives_changes_and_reindexing(tmp_path: Path) -> None:
     index = new_index(5)
     index.save(tmp_path / "index", {"k": 7})
-    index.add([record(8)])
+    index.add_records([record(8)])
     index.save(tmp_path / "index")
     ChunkIndex.load(tmp_path / "index", ToyModel(seed=1), reindex=True)
     assert ChunkIndex.load(tmp_path / "index").retriever_settings == {"k": 7}
