@@ -12,7 +12,8 @@ from qrag_retriever.layout import Key, Layout
 from qrag_retriever.records import Record
 from qrag_retriever.scan.growing import GrowingArray
 from qrag_retriever.sources import FolderSource, MemorySource
-from qrag_retriever.storage import FolderSettings, IndexFolder
+from qrag_retriever.storage import IndexFolder
+from qrag_retriever.transaction import FolderSettings
 from qrag_retriever.view import Geometry, IndexView
 
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import ValidationError
 
 from qrag_retriever.backing import FolderBacking, MemoryBacking
 from qrag_retriever.checks import check_at_least_one, check_list
 from qrag_retriever.config import Mode, QRAGConfig
 from qrag_retriever.devices import Dtype, choose_device
-from qrag_retriever.errors import IndexFolderError, ModelMismatchError, UnknownIdError
+from qrag_retriever.errors import UnknownIdError
+from qrag_retriever.index_model import IndexModel, ModelLike, check_dim, embed, resolve_model
 from qrag_retriever.layout import Layout
-from qrag_retriever.model import ModelSource, QRAGModel
+from qrag_retriever.model import QRAGModel
 from qrag_retriever.positions import DEFAULT_STRIDE
 from qrag_retriever.q_values import q_values
 from qrag_retriever.records import Record, check_records, records_from_texts
@@ -25,10 +24,9 @@ from qrag_retriever.scan import ScanKind
 from qrag_retriever.scan.factory import choose_kind
 from qrag_retriever.scan.growing import GrowingArray
 from qrag_retriever.sources import MemorySource
-from qrag_retriever.storage import FolderSettings, IndexFolder
+from qrag_retriever.storage import IndexFolder
+from qrag_retriever.transaction import FolderSettings
 from qrag_retriever.view import Geometry, IndexView
-
-ModelLike = QRAGModel | str | Path | None
 
 
 class ChunkIndex:
@@ -61,25 +59,15 @@ class ChunkIndex:
         vectors = _checked_embeddings(embeddings, len(records))
         check_records(records)
         config = model.config if model is not None else None
-        _check_dim(vectors.shape[1], config)
+        check_dim(vectors.shape[1], config)
         geometry = _geometry(vectors.shape[1], mode, config, scan, device)
         view = IndexView(geometry, Layout.initial(records), MemorySource(tuple(records), GrowingArray(vectors)))
-        self._set_up(MemoryBacking(), view, model, None, (device, None))
+        self._set_up(MemoryBacking(), view, IndexModel(model, device=device))
 
-    def _set_up(
-        self,
-        backing: MemoryBacking | FolderBacking,
-        view: IndexView,
-        model: QRAGModel | None,
-        model_info: dict[str, Any] | None,
-        model_settings: tuple[str | None, Dtype | None],
-    ) -> None:
+    def _set_up(self, backing: MemoryBacking | FolderBacking, view: IndexView, model: IndexModel) -> None:
         self._backing = backing
         self._view = view
         self._model = model
-        # Of a loaded index: configuration, fingerprint and source of the model that built it.
-        self._model_info = model_info
-        self._model_settings = model_settings
         self._lock = threading.RLock()
 
     @classmethod
@@ -124,7 +112,7 @@ class ChunkIndex:
         if not records:
             raise ValueError("expected at least one chunk, got none; an index needs text to search in")
         model = resolve_model(model, device)
-        return cls(records, _embed(model, records), model, mode, device, scan)
+        return cls(records, embed(model, records), model, mode, device, scan)
 
     @classmethod
     def from_embeddings(
@@ -214,24 +202,20 @@ class ChunkIndex:
             ModelMismatchError: If ``model`` is another one, and ``reindex`` is off.
         """
         backing, layout, source = FolderBacking.open(IndexFolder(Path(path)))
-        info = backing.settings.model
-        config = _stored_config(info, backing.folder.path)
-        geometry = _geometry(backing.settings.dim, backing.settings.mode, config, scan, device)
+        settings = backing.settings
+        held = IndexModel(stored=settings.model, device=device, dtype=dtype)
+        geometry = _geometry(settings.dim, settings.mode, held.config, scan, device)
         index = cls.__new__(cls)
-        index._set_up(backing, IndexView(geometry, layout, source), None, info, (device, dtype))
+        index._set_up(backing, IndexView(geometry, layout, source), held)
         if model is None:
             return index
         given = resolve_model(model, device, dtype)
-        if reindex and (info is None or given.fingerprint() != info["fingerprint"]):
+        if reindex and not held.is_built_by(given):
             records = index.view.records(range(len(index)))
             fresh = cls.from_records(records, given, geometry.mode, device, scan)
-            fresh.save(path, backing.settings.retriever)
+            fresh.save(path, settings.retriever)
             return fresh
-        if info is None:
-            _check_dim(geometry.dim, given.config)
-        else:
-            _check_fingerprint(given, info)
-        index._model = given
+        held.use(given, settings.dim)
         return index
 
     @property
@@ -272,9 +256,7 @@ class ChunkIndex:
     @property
     def config(self) -> QRAGConfig | None:
         """Configuration of the model that built the index; None if there was none. Loads nothing."""
-        if self._model is not None:
-            return self._model.config
-        return _stored_config(self._model_info, self.path)
+        return self._model.config
 
     @property
     def model(self) -> QRAGModel:
@@ -284,20 +266,7 @@ class ChunkIndex:
             ValueError: If the index was built without one.
             ModelMismatchError: If what is found at its source is not the model that built the index.
         """
-        with self._lock:
-            if self._model is None:
-                if self._model_info is None:
-                    raise ValueError("this index was built from embeddings alone; build or load it with model=...")
-                source = self._model_info["source"]
-                if source is None:
-                    raise ValueError(
-                        "the model that built this index was never saved, so it cannot be found again; "
-                        "pass model=... to load()"
-                    )
-                model = ModelSource(**source).load(*self._model_settings)
-                _check_fingerprint(model, self._model_info)
-                self._model = model
-            return self._model
+        return self._model.get()
 
     def __len__(self) -> int:
         """Count the chunks."""
@@ -398,7 +367,7 @@ class ChunkIndex:
         check_records(records)
         if not records:
             return []
-        vectors = _checked_embeddings(_embed(self.model, records) if embeddings is None else embeddings, len(records))
+        vectors = _checked_embeddings(embed(self.model, records) if embeddings is None else embeddings, len(records))
         if vectors.shape[1] != self.dim:
             raise ValueError(f"expected embeddings of dimension {self.dim}, got {vectors.shape[1]}")
         with self._lock:
@@ -456,7 +425,7 @@ class ChunkIndex:
         """
         with self._lock:
             folder = IndexFolder(Path(path))
-            info = self._describe_model()
+            info = self._model.describe()
             kept = self.retriever_settings if retriever_settings is None else dict(retriever_settings)
             settings = FolderSettings(dim=self.dim, mode=self.mode, model=info, retriever=kept)
             written = False
@@ -475,7 +444,7 @@ class ChunkIndex:
                     self.refresh()
             self._backing, layout, stored = FolderBacking.open(folder)
             self._view = IndexView(view.geometry, layout, stored)
-            self._model_info = info
+            self._model = IndexModel(self._model.at_hand, info, *self._model.options)
 
     def _bound_settings(self, folder: IndexFolder) -> FolderSettings | None:
         """Return the settings as this index knows them if the folder is its own."""
@@ -484,20 +453,10 @@ class ChunkIndex:
             return None
         return backing.settings if folder.path.samefile(backing.folder.path) else None
 
-    def _describe_model(self) -> dict[str, Any] | None:
-        if self._model is None:
-            return self._model_info
-        source = self._model.source
-        return {
-            "config": self._model.config.model_dump(),
-            "fingerprint": self._model.fingerprint(),
-            "source": None if source is None else asdict(source),
-        }
-
     def __getstate__(self) -> dict[str, Any]:
         """Pickle a bound index as its folder, an unbound one with its contents; never the lock, never the scan."""
         view = self._view
-        state = {"geometry": view.geometry, "model": self._model, "model_settings": self._model_settings}
+        state = {"geometry": view.geometry, "model": self._model}
         if isinstance(self._backing, FolderBacking):
             return {**state, "path": self._backing.folder.path}
         source: Any = view.source
@@ -508,27 +467,11 @@ class ChunkIndex:
         geometry: Geometry = state["geometry"]
         if "path" in state:
             backing, layout, stored = FolderBacking.open(IndexFolder(state["path"]))
-            view, info = IndexView(geometry, layout, stored), backing.settings.model
-            self._set_up(backing, view, state["model"], info, state["model_settings"])
+            self._set_up(backing, IndexView(geometry, layout, stored), state["model"])
         else:
             source = MemorySource(state["records"], GrowingArray(state["vectors"]))
             view = IndexView(geometry, Layout.initial(state["records"]), source)
-            self._set_up(MemoryBacking(state["deleted"]), view, state["model"], None, state["model_settings"])
-
-
-def resolve_model(model: ModelLike, device: str | None = None, dtype: Dtype | None = None) -> QRAGModel:
-    """Return the model itself, or load the one that is named; None names the default model."""
-    if isinstance(model, QRAGModel):
-        return model
-    if model is not None and not isinstance(model, (str, Path)):
-        raise TypeError(f"expected a QRAGModel, a folder, a hub id or None as model, got {type(model).__name__}")
-    return QRAGModel.from_pretrained(model, device=device, dtype=dtype)
-
-
-def _embed(model: QRAGModel, records: Sequence[Record]) -> np.ndarray:
-    return model.encode_chunks(
-        [record.text if record.embedded_text is None else record.embedded_text for record in records]
-    )
+            self._set_up(MemoryBacking(state["deleted"]), view, state["model"])
 
 
 def _checked_embeddings(embeddings: Any, count: int) -> np.ndarray:
@@ -541,29 +484,6 @@ def _checked_embeddings(embeddings: Any, count: int) -> np.ndarray:
     if len(bad):
         raise ValueError(f"{len(bad)} embeddings have NaN or infinite values, the first is number {bad[0]}")
     return vectors
-
-
-def _check_dim(dim: int, config: QRAGConfig | None) -> None:
-    if config is not None and dim != config.dim:
-        raise ValueError(f"the embeddings have dimension {dim}, the model's have {config.dim}; was it another model?")
-
-
-def _check_fingerprint(model: QRAGModel, info: Mapping[str, Any]) -> None:
-    if model.fingerprint() != info["fingerprint"]:
-        name = (info["source"] or {}).get("name") or "the default model"
-        raise ModelMismatchError(
-            f"this index was built by another model ({name}, fingerprint {info['fingerprint'][:12]}) than {model!r} "
-            f"(fingerprint {model.fingerprint()[:12]}); load it with that one, or embed anew with reindex=True"
-        )
-
-
-def _stored_config(info: Mapping[str, Any] | None, path: Path | None) -> QRAGConfig | None:
-    if info is None:
-        return None
-    try:
-        return QRAGConfig(**info["config"])
-    except ValidationError as error:
-        raise IndexFolderError(f"{path} was built by a model that this release does not know: {error}") from error
 
 
 def _geometry(dim: int, mode: str, config: QRAGConfig | None, scan: ScanKind, device: str | None) -> Geometry:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -23,19 +20,11 @@ from qrag_retriever.devices import Dtype, choose_device, choose_dtype
 from qrag_retriever.encoders import ActionEncoder, StateEncoder, keep_layers
 from qrag_retriever.errors import ModelFolderError
 from qrag_retriever.model_card import model_card
+from qrag_retriever.pair import Pair, download, fingerprint, read_pair, untrained_config
 from qrag_retriever.state import StateInput
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-logger = logging.getLogger(__name__)
-
-Pair = tuple["SentenceTransformer", "SentenceTransformer"]
-# What of a configuration changes embeddings, and so belongs to the fingerprint of an index.
-_FINGERPRINTED = (
-    "dim", "positions", "stride", "normalize", "output_scale", "query_prompt", "document_prompt", "state_order",
-    "max_chunk_tokens", "max_chunk_tokens_in_state", "max_state_tokens",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -124,7 +113,7 @@ class QRAGModel:
         folder = Path(name_or_path)
         source = ModelSource("pretrained", str(folder.absolute() if folder.is_dir() else name_or_path), options)
         if not folder.is_dir():
-            folder = _download(str(name_or_path), revision)
+            folder = download(str(name_or_path), revision)
         if reference_checkpoint.is_reference_checkpoint(folder):
             config, loader = reference_checkpoint.read_config(folder), reference_checkpoint.read_encoders
         else:
@@ -132,7 +121,7 @@ class QRAGModel:
                 raise ModelFolderError(
                     f"{name_or_path} is a plain encoder without {CONFIG_NAME}; use QRAGModel.from_encoder for it"
                 )
-            config, loader = QRAGConfig.read(folder), _read_pair
+            config, loader = QRAGConfig.read(folder), read_pair
         return cls(config.replaced(**config_overrides), lambda: loader(folder), source, device, dtype)
 
     @classmethod
@@ -173,7 +162,7 @@ class QRAGModel:
             encoder = name_or_model
         if num_layers is not None:
             keep_layers(encoder, num_layers)
-        config = _untrained_config(encoder).replaced(**overrides)
+        config = untrained_config(encoder).replaced(**overrides)
         return cls(config, lambda: (encoder, encoder), source, device, dtype)
 
     @property
@@ -220,7 +209,7 @@ class QRAGModel:
         with self._lock:
             if self._fingerprint is not None:
                 return self._fingerprint
-            return _fingerprint(self.config, self.state_encoder.model, self.action_encoder.model)
+            return fingerprint(self.config, self.state_encoder.model, self.action_encoder.model)
 
     def save_pretrained(self, folder: str | Path, compact: bool = False) -> None:
         """Write a model folder, whole or not at all.
@@ -265,7 +254,7 @@ class QRAGModel:
                 state, action = self._load_pair()
                 dtype = choose_dtype(self._dtype, self.device)
                 if dtype is not None:
-                    self._fingerprint = _fingerprint(self.config, state, action)
+                    self._fingerprint = fingerprint(self.config, state, action)
                 for encoder in {id(state): state, id(action): action}.values():
                     encoder.to(device=self.device, dtype=dtype)
                 self._encoders = StateEncoder(state, self.config), ActionEncoder(action, self.config)
@@ -310,81 +299,3 @@ def _checked_state(state: str | StateInput, number: int) -> StateInput:
     for text in texts:
         check_text(text, f"a chunk of state {number}")
     return query, tuple(texts)
-
-
-def _untrained_config(encoder: SentenceTransformer) -> QRAGConfig:
-    modules = {type(module).__name__: module for module in encoder}
-    prompts = {name: text for name, text in (encoder.prompts or {}).items() if text}
-    default = prompts.get(encoder.default_prompt_name or "", "")
-    length = int(encoder.max_seq_length or 512)
-    pooling = getattr(modules.get("Pooling"), "pooling_mode", None)
-    return QRAGConfig(
-        dim=int(_embedding_dimension(encoder)),
-        positions="none",
-        pooling=pooling if isinstance(pooling, str) else "+".join(pooling or ("mean",)),
-        normalize="Normalize" in modules,
-        query_prompt=prompts.get("query", default),
-        document_prompt=next((prompts[key] for key in ("document", "passage", "corpus") if key in prompts), default),
-        max_chunk_tokens=length,
-        max_chunk_tokens_in_state=length,
-    )
-
-
-def _embedding_dimension(encoder: SentenceTransformer) -> int:
-    # Renamed in sentence-transformers 5.4; the old name warns there.
-    ask = getattr(encoder, "get_embedding_dimension", None) or encoder.get_sentence_embedding_dimension
-    return int(ask() or 0)
-
-
-def _fingerprint(config: QRAGConfig, state: SentenceTransformer, action: SentenceTransformer) -> str:
-    digest = hashlib.sha256(repr([(name, getattr(config, name)) for name in _FINGERPRINTED]).encode())
-    digests = {id(encoder): _weights_digest(encoder) for encoder in {id(state): state, id(action): action}.values()}
-    digest.update(digests[id(state)] + digests[id(action)])
-    return digest.hexdigest()
-
-
-def _weights_digest(encoder: SentenceTransformer) -> bytes:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.state_dict().items()):
-        # BERT's own pooler is not used, and is random where a checkpoint lacks it.
-        if ".pooler." not in name:
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.digest()
-
-
-def _read_pair(folder: Path) -> Pair:
-    """Load both encoders of a model folder, full or compact."""
-    from safetensors import SafetensorError
-    from sentence_transformers import SentenceTransformer
-
-    from qrag_retriever.compact import ROLES, expand, is_compact
-
-    scratch = Path(tempfile.mkdtemp(prefix="qrag-")) if is_compact(folder) else None
-    try:
-        if scratch is not None:
-            expand(folder, scratch)
-        root = scratch or folder
-        for role in ROLES:
-            if not (root / role).is_dir():
-                raise ModelFolderError(f"{folder} is incomplete: {role}/ is missing")
-        try:
-            state, action = (SentenceTransformer(str(root / role), device="cpu") for role in ROLES)
-        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-            raise ModelFolderError(f"the encoders in {folder} cannot be loaded: {error}") from error
-        return state, action
-    finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _download(name: str, revision: str | None) -> Path:
-    """Fetch a model from the hub, or from its cache when offline; weights in safetensors only."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.md", "*.model"]
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except (HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:
-        raise ModelFolderError(f"{name!r} is neither a folder nor a model that the hub has: {error}") from error

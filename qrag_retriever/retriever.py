@@ -16,7 +16,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_serialize
 from qrag_retriever.config import Mode
 from qrag_retriever.devices import Dtype
 from qrag_retriever.filters import Filters
-from qrag_retriever.index import ChunkIndex, ModelLike, resolve_model
+from qrag_retriever.index import ChunkIndex
+from qrag_retriever.index_model import ModelLike, resolve_model
 from qrag_retriever.integrations.documents import records_of
 from qrag_retriever.integrations.installed import make_callback_manager
 from qrag_retriever.scan import ScanKind

@@ -15,62 +15,29 @@ import threading
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qrag_retriever._files import sync, whole_folder
-from qrag_retriever.checks import check_json, json_culprit
+from qrag_retriever._files import whole_folder
+from qrag_retriever.checks import check_json
 from qrag_retriever.errors import IndexFolderError
-from qrag_retriever.layout import Key, Layout
+from qrag_retriever.layout import Layout
 from qrag_retriever.records import Record
+from qrag_retriever.transaction import (
+    FORMAT_VERSION,
+    SCHEMA,
+    FolderSettings,
+    Transaction,
+    chunk_checksum,
+    prepare_for_writing,
+    record_checksum,
+)
 
 DATABASE_NAME = "index.sqlite"
-FORMAT_VERSION = 1
 _BUSY_SECONDS = 60.0
-_SCHEMA = """
-CREATE TABLE settings (value TEXT NOT NULL, checksum INTEGER NOT NULL);
-CREATE TABLE chunks (
-    row INTEGER PRIMARY KEY, major INTEGER NOT NULL, minor INTEGER NOT NULL, id TEXT NOT NULL, document_id TEXT,
-    valid INTEGER NOT NULL, checksum INTEGER NOT NULL
-);
-CREATE UNIQUE INDEX valid_ids ON chunks (id) WHERE valid = 1;
-CREATE TABLE deleted (id TEXT PRIMARY KEY);
-CREATE TABLE records (
-    row INTEGER PRIMARY KEY, text TEXT NOT NULL, metadata TEXT NOT NULL, node TEXT, checksum INTEGER NOT NULL
-);
-"""
-
-
-@dataclass(frozen=True)
-class FolderSettings:
-    """What an index folder says of itself.
-
-    Attributes:
-        dim: Components of a vector.
-        mode: "document" or "corpus".
-        model: Configuration, fingerprint and source of the model that built it; None if there was none.
-        retriever: The retriever's settings, if one was saved.
-        vectors_file: Name of the vectors' file.
-        num_rows: Vectors in that file that a transaction has named.
-        num_chunks: Valid chunks.
-        version: Counts the transactions.
-        generation: Counts the complete rewrites; rows keep their meaning within one.
-        format_version: Of the folder.
-    """
-
-    dim: int
-    mode: str
-    model: dict[str, Any] | None = None
-    retriever: dict[str, Any] = field(default_factory=dict)
-    vectors_file: str = "vectors.f16"
-    num_rows: int = 0
-    num_chunks: int = 0
-    version: int = 0
-    generation: int = 0
-    format_version: int = FORMAT_VERSION
 
 
 class IndexFolder:
@@ -109,7 +76,7 @@ class IndexFolder:
         if found and not 0 <= min(entry[0] for entry in found) <= max(entry[0] for entry in found) < len(vectors):
             raise self._damaged("a chunk has no vector")
         for row, major, minor, id_, document, checksum in found:
-            if _chunk_checksum(row, (major, minor), id_, document, vectors[row]) != checksum:
+            if chunk_checksum(row, (major, minor), id_, document, vectors[row]) != checksum:
                 raise self._damaged(f"the checksum of chunk {id_!r} does not match")
         rows, keys = (np.array([entry[part] for entry in found], np.int64) for part in (slice(0, 1), slice(1, 3)))
         layout = Layout(
@@ -138,7 +105,7 @@ class IndexFolder:
                     f"FROM records JOIN chunks USING (row) WHERE row IN ({marks})"
                 )
                 for row, id_, document, text, metadata, node, checksum in connection.execute(query, part):
-                    if _record_checksum(row, text, metadata, node) != checksum:
+                    if record_checksum(row, text, metadata, node) != checksum:
                         raise self._damaged(f"the checksum of the text of chunk {id_!r} does not match")
                     stored = json.loads(node) if node else {}
                     found[row] = Record(
@@ -170,9 +137,9 @@ class IndexFolder:
             connection = self._connect("rw")
             try:
                 self._settings(connection)  # a foreign database is refused before anything of it changes
-                _prepare_for_writing(connection)
+                prepare_for_writing(connection)
                 connection.execute("BEGIN IMMEDIATE")
-                transaction = Transaction(self, connection, self._settings(connection))
+                transaction = Transaction(self.path, connection, self._settings(connection))
                 yield transaction
                 if not transaction.abandoned:
                     transaction.finish()
@@ -213,10 +180,10 @@ class IndexFolder:
             folder = IndexFolder(draft)
             connection = folder._connect("rwc")
             try:
-                _prepare_for_writing(connection)
-                connection.executescript(_SCHEMA)
+                prepare_for_writing(connection)
+                connection.executescript(SCHEMA)
                 connection.execute("BEGIN IMMEDIATE")
-                transaction = Transaction(folder, connection, replace(settings, version=0, num_rows=0, num_chunks=0))
+                transaction = Transaction(draft, connection, replace(settings, version=0, num_rows=0, num_chunks=0))
                 transaction.fill(records, vectors, deleted_ids)
                 transaction.finish()
                 connection.execute("COMMIT")
@@ -333,101 +300,3 @@ class IndexFolder:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Open again when needed."""
         self.__init__(state["path"])  # type: ignore[misc]
-
-
-class Transaction:
-    """A change to an index folder that happens whole or not at all."""
-
-    def __init__(self, folder: IndexFolder, connection: sqlite3.Connection, settings: FolderSettings) -> None:
-        """Start from the settings as they are within the transaction."""
-        self.settings = settings
-        self.abandoned = False
-        self._folder = folder
-        self._connection = connection
-
-    def add(self, records: Sequence[Record], keys: Sequence[Key], vectors: np.ndarray) -> np.ndarray:
-        """Append vectors, synced, and insert the records that name them; returns their rows, shape (M,).
-
-        Raises:
-            TypeError: If metadata is not JSON; the message names the key.
-            ValueError: If a vector does not fit into float16.
-        """
-        for record in records:
-            check_json(record.metadata, f"metadata of {record.id!r}")
-        first = self.settings.num_rows
-        stored = self._write_vectors(vectors)
-        chunks, texts = [], []
-        for row, (record, key, vector) in enumerate(zip(records, keys, stored, strict=True), start=first):
-            metadata = json.dumps(record.metadata, ensure_ascii=False)
-            node = _node_json(record)
-            checksum = _chunk_checksum(row, key, record.id, record.document_id, vector)
-            chunks.append((row, *key, record.id, record.document_id, 1, checksum))
-            texts.append((row, record.text, metadata, node, _record_checksum(row, record.text, metadata, node)))
-        self._connection.executemany("INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)", chunks)
-        self._connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", texts)
-        count = len(records)
-        self.settings = replace(self.settings, num_rows=first + count, num_chunks=self.settings.num_chunks + count)
-        return np.arange(first, first + count, dtype=np.int64)
-
-    def invalidate(self, rows: np.ndarray) -> None:
-        """Mark records as no longer part of the index; their texts stay until the index is rewritten by a save."""
-        self._connection.executemany("UPDATE chunks SET valid = 0 WHERE row = ?", [(int(row),) for row in rows])
-        self.settings = replace(self.settings, num_chunks=self.settings.num_chunks - len(rows))
-
-    def fill(self, records: Sequence[Record], vectors: np.ndarray, deleted_ids: Collection[str]) -> None:
-        """Replace everything; ``vectors`` (N, dim) in the order of the records."""
-        for table in ("chunks", "records", "deleted"):
-            self._connection.execute(f"DELETE FROM {table}")  # noqa: S608  # our own names
-        self._connection.executemany("INSERT INTO deleted VALUES (?)", [(id_,) for id_ in deleted_ids])
-        self.add(records, [(major, 0) for major in range(len(records))], vectors)
-
-    def finish(self) -> None:
-        """Write the settings; the last step before the commit."""
-        self.settings = replace(self.settings, version=self.settings.version + 1)
-        value = json.dumps(asdict(self.settings), ensure_ascii=False)
-        self._connection.execute("DELETE FROM settings")
-        self._connection.execute("INSERT INTO settings VALUES (?, ?)", (value, zlib.crc32(value.encode())))
-
-    def _write_vectors(self, vectors: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            stored = np.ascontiguousarray(vectors, dtype=np.float16)
-        if not np.isfinite(stored).all():
-            raise ValueError("an embedding component exceeds 65504 and does not fit into float16; scale the embeddings")
-        path = self._folder.path / self.settings.vectors_file
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-        with os.fdopen(descriptor, "r+b") as file:
-            # What lies behind the last named vector is left from a write that was cut off.
-            file.seek(self.settings.num_rows * self.settings.dim * 2)
-            file.write(stored.reshape(-1).view(np.uint8).data)
-            file.flush()
-            os.fsync(file.fileno())
-        if self.settings.num_rows == 0:
-            sync(path.parent)
-        return stored
-
-
-def _prepare_for_writing(connection: sqlite3.Connection) -> None:
-    # A rollback journal, not a write-ahead log: that needs a writable folder even to read. EXTRA syncs the folder entry
-    # too; without spilling, readers wait only for the commit itself; dropped texts are overwritten.
-    connection.execute("PRAGMA journal_mode = DELETE")
-    connection.execute("PRAGMA synchronous = EXTRA")
-    connection.execute("PRAGMA cache_spill = OFF")
-    connection.execute("PRAGMA secure_delete = ON")
-
-
-def _node_json(record: Record) -> str | None:
-    extra = {"node": record.node, "embedded_text": record.embedded_text}
-    if all(value is None for value in extra.values()):
-        return None
-    culprit = json_culprit(record.node, f"node {record.id!r}")
-    if culprit is not None:
-        raise TypeError(f"{culprit} has no JSON; an index on disk keeps JSON values only")
-    return json.dumps(extra, ensure_ascii=False)
-
-
-def _chunk_checksum(row: int, key: Key, id_: str, document: str | None, vector: np.ndarray) -> int:
-    return zlib.crc32(vector.tobytes(), zlib.crc32(f"{row} {key[0]} {key[1]} {id_!r} {document!r}".encode()))
-
-
-def _record_checksum(row: int, text: str, metadata: str, node: str | None) -> int:
-    return zlib.crc32(f"{row} {metadata!r} {node!r} {text}".encode())

@@ -21,6 +21,7 @@ from qrag_retriever.errors import (
     ModelMismatchError,
     UnknownIdError,
 )
+from qrag_retriever.index_model import IndexModel
 from qrag_retriever.records import Record
 from tests.toy_model import DIM, ToyModel, embedding_of
 
@@ -387,12 +388,12 @@ def test_an_unknown_id_is_a_key_error_with_a_readable_message(index: ChunkIndex)
 def test_a_search_that_fails_in_the_encoder_leaves_everything_usable(retriever: QRAGRetriever) -> None:
     before = retriever.search("q").ids
     fine = retriever.index.model
-    retriever.index._model = SimpleNamespace(config=fine.config)  # type: ignore[assignment]
+    retriever.index._model = IndexModel(SimpleNamespace(config=fine.config))  # type: ignore[arg-type]
     with pytest.raises(AttributeError):
         retriever.search("q")
     with pytest.raises(AttributeError):
         retriever.add_texts(["new"])
-    retriever.index._model = fine
+    retriever.index._model = IndexModel(fine)
     assert retriever.search("q").ids == before
     assert len(retriever.index) == 5
 

@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 
 from qrag_retriever.errors import IndexFolderError, ModelMismatchError
 from qrag_retriever.index import ChunkIndex
+from qrag_retriever.index_model import IndexModel
 from qrag_retriever.records import Record, records_from_texts
 from qrag_retriever.storage import IndexFolder
 from tests.toy_model import DIM, ToyModel, embedding_of
@@ -599,7 +600,7 @@ def test_embeddings_beyond_float16_are_a_value_error_and_nothing_is_written(tmp_
     with pytest.raises(ValueError, match=r"65504.*float16"):
         index.save(tmp_path / "index")
     bound = load(tmp_path / "index")
-    bound._model = _LoudModel()
+    bound._model = IndexModel(_LoudModel())
     with pytest.raises(ValueError, match=r"65504.*float16"):
         bound.add_records([record(9, "loud")])
     assert observed(tmp_path / "index") == before

@@ -1,0 +1,150 @@
+"""The model of an index: given, or recorded in its folder and found again when a query is first embedded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from qrag_retriever.config import QRAGConfig
+from qrag_retriever.devices import Dtype
+from qrag_retriever.errors import IndexFolderError, ModelMismatchError
+from qrag_retriever.model import ModelSource, QRAGModel
+from qrag_retriever.records import Record
+
+ModelLike = QRAGModel | str | Path | None
+
+
+class IndexModel:
+    """Holds a model, or knows where to find the one that built an index."""
+
+    def __init__(
+        self,
+        model: QRAGModel | None = None,
+        stored: Mapping[str, Any] | None = None,
+        device: str | None = None,
+        dtype: Dtype | None = None,
+    ) -> None:
+        """Take a model, or what an index folder says of the one that built it.
+
+        Args:
+            model: The model, if there is one at hand.
+            stored: Configuration, fingerprint and source, as `describe` gave them.
+            device: For the model when it is loaded.
+            dtype: For the model when it is loaded.
+
+        Raises:
+            IndexFolderError: If the stored configuration is not one that this release knows.
+        """
+        self._model = model
+        self._stored = stored
+        self.options = (device, dtype)
+        self._lock = threading.RLock()
+        self._stored_config: QRAGConfig | None = None
+        if stored is not None:
+            try:
+                self._stored_config = QRAGConfig(**stored["config"])
+            except (ValidationError, TypeError, KeyError) as error:
+                raise IndexFolderError(f"built by a model that this release does not know: {error}") from error
+
+    @property
+    def at_hand(self) -> QRAGModel | None:
+        """The model if it was given or has been loaded."""
+        return self._model
+
+    @property
+    def config(self) -> QRAGConfig | None:
+        """Configuration of the model; None if there is none. Loads nothing."""
+        return self._stored_config if self._model is None else self._model.config
+
+    def get(self) -> QRAGModel:
+        """Return the model, loaded from where it came from if need be.
+
+        Raises:
+            ValueError: If there is no model, or it cannot be found again.
+            ModelMismatchError: If what is found is another model than built the index.
+        """
+        with self._lock:
+            if self._model is None:
+                if self._stored is None:
+                    raise ValueError("this index was built from embeddings alone; build or load it with model=...")
+                if self._stored["source"] is None:
+                    raise ValueError(
+                        "the model that built this index was never saved, so it cannot be found again; "
+                        "pass model=... to load()"
+                    )
+                found = ModelSource(**self._stored["source"]).load(*self.options)
+                self.check(found)
+                self._model = found
+            return self._model
+
+    def use(self, model: QRAGModel, dim: int) -> None:
+        """Take a model for an index of this dimension.
+
+        Raises:
+            ModelMismatchError: If another model built the index.
+            ValueError: If its embeddings have another dimension.
+        """
+        if self._stored is None:
+            check_dim(dim, model.config)
+        else:
+            self.check(model)
+        self._model = model
+
+    def is_built_by(self, model: QRAGModel) -> bool:
+        """Tell whether a model is the one that built the index."""
+        return self._stored is not None and model.fingerprint() == self._stored["fingerprint"]
+
+    def check(self, model: QRAGModel) -> None:
+        """Raise ModelMismatchError if another model built the index."""
+        if self._stored is not None and not self.is_built_by(model):
+            name = (self._stored["source"] or {}).get("name") or "the default model"
+            raise ModelMismatchError(
+                f"this index was built by another model ({name}, fingerprint {self._stored['fingerprint'][:12]}) than "
+                f"{model!r} (fingerprint {model.fingerprint()[:12]}); load it with that one, or embed anew with "
+                "reindex=True"
+            )
+
+    def describe(self) -> dict[str, Any] | None:
+        """Return what an index folder keeps of the model; None if there is none."""
+        if self._model is None:
+            return None if self._stored is None else dict(self._stored)
+        source = self._model.source
+        return {
+            "config": self._model.config.model_dump(),
+            "fingerprint": self._model.fingerprint(),
+            "source": None if source is None else asdict(source),
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the lock behind."""
+        return {"model": self._model, "stored": self._stored, "device": self.options[0], "dtype": self.options[1]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make a new lock."""
+        self.__init__(**state)  # type: ignore[misc]
+
+
+def resolve_model(model: ModelLike, device: str | None = None, dtype: Dtype | None = None) -> QRAGModel:
+    """Return the model itself, or load the one that is named; None names the default model."""
+    if isinstance(model, QRAGModel):
+        return model
+    if model is not None and not isinstance(model, (str, Path)):
+        raise TypeError(f"expected a QRAGModel, a folder, a hub id or None as model, got {type(model).__name__}")
+    return QRAGModel.from_pretrained(model, device=device, dtype=dtype)
+
+
+def embed(model: QRAGModel, records: Sequence[Record]) -> np.ndarray:
+    """Embed records' texts: shape (N, D), float32."""
+    return model.encode_chunks([r.text if r.embedded_text is None else r.embedded_text for r in records])
+
+
+def check_dim(dim: int, config: QRAGConfig | None) -> None:
+    """Raise ValueError unless a model's embeddings have this dimension."""
+    if config is not None and dim != config.dim:
+        raise ValueError(f"the embeddings have dimension {dim}, the model's have {config.dim}; was it another model?")

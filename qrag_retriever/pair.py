@@ -1,0 +1,102 @@
+"""How a pair of encoders comes to be: read from a folder, fetched from the hub, described, identified."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qrag_retriever.config import QRAGConfig
+from qrag_retriever.errors import ModelFolderError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+Pair = tuple["SentenceTransformer", "SentenceTransformer"]
+# What of a configuration changes embeddings, and so belongs to the fingerprint of an index.
+_FINGERPRINTED = (
+    "dim", "positions", "stride", "normalize", "output_scale", "query_prompt", "document_prompt", "state_order",
+    "max_chunk_tokens", "max_chunk_tokens_in_state", "max_state_tokens",
+)  # fmt: skip
+
+
+def untrained_config(encoder: SentenceTransformer) -> QRAGConfig:
+    """Describe a plain encoder: its own pooling, normalisation, prompts and limits; no positions."""
+    modules = {type(module).__name__: module for module in encoder}
+    prompts = {name: text for name, text in (encoder.prompts or {}).items() if text}
+    default = prompts.get(encoder.default_prompt_name or "", "")
+    length = int(encoder.max_seq_length or 512)
+    pooling = getattr(modules.get("Pooling"), "pooling_mode", None)
+    return QRAGConfig(
+        dim=int(_embedding_dimension(encoder)),
+        positions="none",
+        pooling=pooling if isinstance(pooling, str) else "+".join(pooling or ("mean",)),
+        normalize="Normalize" in modules,
+        query_prompt=prompts.get("query", default),
+        document_prompt=next((prompts[key] for key in ("document", "passage", "corpus") if key in prompts), default),
+        max_chunk_tokens=length,
+        max_chunk_tokens_in_state=length,
+    )
+
+
+def _embedding_dimension(encoder: SentenceTransformer) -> int:
+    # Renamed in sentence-transformers 5.4; the old name warns there.
+    ask = getattr(encoder, "get_embedding_dimension", None) or encoder.get_sentence_embedding_dimension
+    return int(ask() or 0)
+
+
+def fingerprint(config: QRAGConfig, state: SentenceTransformer, action: SentenceTransformer) -> str:
+    """Identify everything that decides embeddings: all weights, and the fields that matter."""
+    digest = hashlib.sha256(repr([(name, getattr(config, name)) for name in _FINGERPRINTED]).encode())
+    digests = {id(encoder): _weights_digest(encoder) for encoder in {id(state): state, id(action): action}.values()}
+    digest.update(digests[id(state)] + digests[id(action)])
+    return digest.hexdigest()
+
+
+def _weights_digest(encoder: SentenceTransformer) -> bytes:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        # BERT's own pooler is not used, and is random where a checkpoint lacks it.
+        if ".pooler." not in name:
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.digest()
+
+
+def read_pair(folder: Path) -> Pair:
+    """Load both encoders of a model folder, full or compact."""
+    from safetensors import SafetensorError
+    from sentence_transformers import SentenceTransformer
+
+    from qrag_retriever.compact import ROLES, expand, is_compact
+
+    scratch = Path(tempfile.mkdtemp(prefix="qrag-")) if is_compact(folder) else None
+    try:
+        if scratch is not None:
+            expand(folder, scratch)
+        root = scratch or folder
+        for role in ROLES:
+            if not (root / role).is_dir():
+                raise ModelFolderError(f"{folder} is incomplete: {role}/ is missing")
+        try:
+            state, action = (SentenceTransformer(str(root / role), device="cpu") for role in ROLES)
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            raise ModelFolderError(f"the encoders in {folder} cannot be loaded: {error}") from error
+        return state, action
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def download(name: str, revision: str | None) -> Path:
+    """Fetch a model from the hub, or from its cache when offline; weights in safetensors only."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.md", "*.model"]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:
+        raise ModelFolderError(f"{name!r} is neither a folder nor a model that the hub has: {error}") from error
