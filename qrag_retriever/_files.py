@@ -46,6 +46,8 @@ def whole_folder(target: Path, may_replace: Callable[[Path], bool]) -> Iterator[
             os.replace(draft, target)
             shutil.rmtree(retired, ignore_errors=True)
         else:
+            if target.exists():
+                target.rmdir()  # empty; not every system replaces a folder
             os.replace(draft, target)
         sync(target.parent)
     except BaseException:

@@ -30,18 +30,24 @@ class QRAGConfig(BaseModel):
     format_version: int = FORMAT_VERSION
     dim: int = Field(gt=0, description="Components of an embedding.")
     positions: Positions = "none"
-    stride: int = Field(DEFAULT_STRIDE, ge=2, description="Position units between neighbouring segments.")
-    heads: Literal[2] = Field(2, description="Q-heads that share an embedding, half each.")
-    pooling: str = Field("mean", description="How token embeddings become one, in sentence-transformers' words.")
-    normalize: bool = Field(False, description="Whether embeddings are scaled to length 1 before output_scale.")
-    output_scale: float = Field(1.0, gt=0, description="Factor on every embedding, states and chunks.")
-    query_prompt: str = Field("", description="Goes before the query of a state.")
-    document_prompt: str = Field("", description="Goes before a chunk when it is embedded as an action.")
-    state_order: StateOrder = Field("document", description="Order of picked chunks in a state, in document mode.")
-    max_chunk_tokens: int = Field(256, ge=3, description="A chunk is cut here, special tokens included.")
-    max_chunk_tokens_in_state: int = Field(256, ge=3, description="A piece of a state is cut here.")
-    max_state_tokens: int | None = Field(None, ge=8, description="Below the encoder's own limit; None: that limit.")
-    step_limit: int | None = Field(None, ge=1, description="Hops the model was trained for.")
+    stride: int = Field(default=DEFAULT_STRIDE, ge=2, description="Position units between neighbouring segments.")
+    heads: Literal[2] = Field(default=2, description="Q-heads that share an embedding, half each.")
+    pooling: str = Field(
+        default="mean", description="How token embeddings become one, in sentence-transformers' words."
+    )
+    normalize: bool = Field(default=False, description="Whether embeddings are scaled to length 1 before output_scale.")
+    output_scale: float = Field(default=1.0, gt=0, description="Factor on every embedding, states and chunks.")
+    query_prompt: str = Field(default="", description="Goes before the query of a state.")
+    document_prompt: str = Field(default="", description="Goes before a chunk when it is embedded as an action.")
+    state_order: StateOrder = Field(
+        default="document", description="Order of picked chunks in a state, in document mode."
+    )
+    max_chunk_tokens: int = Field(default=256, ge=3, description="A chunk is cut here, special tokens included.")
+    max_chunk_tokens_in_state: int = Field(default=256, ge=3, description="A piece of a state is cut here.")
+    max_state_tokens: int | None = Field(
+        default=None, ge=8, description="Below the encoder's own limit; None: that limit."
+    )
+    step_limit: int | None = Field(default=None, ge=1, description="Hops the model was trained for.")
     min_q: dict[Mode, float] = Field(default_factory=dict, description="Calibrated stop value for each mode.")
 
     @field_validator("format_version")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,19 +131,24 @@ class ActionEncoder(Encoder):
     @property
     def content_limit(self) -> int:
         """Tokens of text that a chunk may have: the chunk limit without special tokens and prompt."""
-        return max(1, self.config.max_chunk_tokens - len(self._wrapped(self.token_ids(self.config.document_prompt))))
+        return max(1, self._limit - len(self._wrapped(self.token_ids(self.config.document_prompt))))
+
+    @cached_property
+    def _limit(self) -> int:
+        """Tokens that a chunk may have with all that goes around it: the recipe's limit or the position table."""
+        return min(self.config.max_chunk_tokens, position_limit(self.model) or self.config.max_chunk_tokens)
 
     def token_ids(self, text: str) -> TokenIds:
         """Tokenise one text without special tokens, as a text splitter counts it."""
         return self._content([text])[0]
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[TokenIds], int]:
-        """Tokenise chunks, prompt first, cut to ``max_chunk_tokens``.
+        """Tokenise chunks, prompt first, cut to ``max_chunk_tokens`` or what the position table allows.
 
         Returns:
             Token ids with special tokens, and how many chunks were cut.
         """
-        room = self.config.max_chunk_tokens - self.num_special_tokens
+        room = self._limit - self.num_special_tokens
         contents = self._content([self.config.document_prompt + text for text in texts])
         return [self._wrapped(content[:room]) for content in contents], sum(len(c) > room for c in contents)
 
@@ -154,7 +160,7 @@ class ActionEncoder(Encoder):
                 "%d of %d chunks are longer than %d tokens; only their beginning is embedded. Split them smaller.",
                 num_cut,
                 len(texts),
-                self.config.max_chunk_tokens,
+                self._limit,
             )
         return self._embed(sequences, self._prompt_tokens(self.config.document_prompt), show_progress)
 
@@ -163,7 +169,10 @@ class StateEncoder(Encoder):
     """Embeds states: a query and the chunks picked so far."""
 
     def max_state_tokens(self) -> int:
-        """Return the tokens a whole state may have: the recipe's limit or the encoder's position table."""
+        """Return the tokens a whole state may have: the recipe's limit or the encoder's position table.
+
+        An encoder without a table and a recipe without a limit leave that of a single piece.
+        """
         limits = (self.config.max_state_tokens, position_limit(self.model))
         return min((limit for limit in limits if limit is not None), default=self.config.max_chunk_tokens_in_state)
 

@@ -15,6 +15,8 @@ Filters = Any
 """``MetadataFilters``, a dict of ``{key: value}`` (all must hold; a list, tuple or set of values means any of them), or
 a callable from metadata to bool. ``document_id`` names the chunk's document in all of them."""
 
+_SEVERAL = (list, tuple, set, frozenset)
+
 
 def compile_filters(filters: Filters) -> Predicate:
     """Turn filters into a predicate on metadata.
@@ -38,20 +40,40 @@ def compile_filters(filters: Filters) -> Predicate:
 def single_document(filters: Filters) -> str | None:
     """Return the document that filters require, if they require one: then search and positions stay within it."""
     if isinstance(filters, Mapping):
-        return document_of({DOCUMENT_KEY: filters.get(DOCUMENT_KEY)})
-    if hasattr(filters, "filters") and (len(filters.filters) == 1 or _value_of(filters.condition or "and") == "and"):
-        if _value_of(filters.condition or "and") == "not":
+        return _one_document(filters.get(DOCUMENT_KEY))
+    if hasattr(filters, "filters"):
+        condition = _value_of(filters.condition or "and")
+        if condition != "and" and (condition != "or" or len(filters.filters) != 1):
             return None
         found = {document for part in filters.filters if (document := single_document(part)) is not None}
         return found.pop() if len(found) == 1 else None
-    is_equality = hasattr(filters, "key") and _value_of(filters.operator) == "=="
-    return document_of({DOCUMENT_KEY: filters.value}) if is_equality and filters.key == DOCUMENT_KEY else None
+    if getattr(filters, "key", None) == DOCUMENT_KEY and _value_of(filters.operator) in ("==", "in"):
+        return _one_document(filters.value)
+    return None
+
+
+def _one_document(value: Any) -> str | None:
+    if isinstance(value, _SEVERAL) and len(value) == 1:
+        value = next(iter(value))
+    return document_of({DOCUMENT_KEY: value})
+
+
+def _as_text(key: str, value: Any) -> Any:
+    """Write numbers that name documents as text, as the index does."""
+    if key != DOCUMENT_KEY:
+        return value
+    if isinstance(value, _SEVERAL):
+        return type(value)(_as_text(key, one) for one in value)
+    return document_of({key: value}) or value
 
 
 def _equals(key: str, value: Any) -> Predicate:
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return lambda metadata: key in metadata and (metadata[key] in value or metadata[key] == value)
-    return lambda metadata: key in metadata and bool(metadata[key] == value)
+    wanted = _as_text(key, value)
+    if isinstance(wanted, _SEVERAL):
+        return lambda metadata: (
+            key in metadata and (any(metadata[key] == one for one in wanted) or metadata[key] == list(wanted))
+        )
+    return lambda metadata: key in metadata and bool(metadata[key] == wanted)
 
 
 def _compile_group(filters: Any) -> Predicate:
@@ -69,7 +91,7 @@ def _compile_group(filters: Any) -> Predicate:
 
 def _compile_one(one: Any) -> Predicate:
     operator = _value_of(one.operator)
-    key, wanted = one.key, one.value
+    key, wanted = one.key, _as_text(one.key, one.value)
     if operator == "is_empty":
         return lambda metadata: metadata.get(key) in (None, "", [])
     if operator not in _OPERATORS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from qrag_retriever.backing import FolderBacking, MemoryBacking
 from qrag_retriever.checks import check_at_least_one, check_list
 from qrag_retriever.config import Mode, QRAGConfig
 from qrag_retriever.devices import Dtype, choose_device
-from qrag_retriever.errors import UnknownIdError
+from qrag_retriever.errors import IndexFolderError, UnknownIdError
 from qrag_retriever.index_model import IndexModel, ModelLike, check_dim, embed, resolve_model
 from qrag_retriever.layout import Layout
 from qrag_retriever.model import QRAGModel
@@ -149,7 +150,7 @@ class ChunkIndex:
             raise ValueError(f"{len(chosen_texts)} texts but {count} embeddings; give one text for each embedding")
         records = records_from_texts(chosen_texts, metadatas, chosen_ids)
         resolved = None if model is None else resolve_model(model, device)
-        return cls(records, embeddings, resolved, mode, device, scan)
+        return cls(records, np.array(embeddings, np.float32), resolved, mode, device, scan)
 
     @classmethod
     def from_faiss(cls, faiss_index: Any, texts: Sequence[str] | None = None, **arguments: Any) -> ChunkIndex:
@@ -194,7 +195,8 @@ class ChunkIndex:
             model: None takes the model that built the index from where it came from, when a query is first embedded.
             device: Of the model and the scan.
             dtype: Of the model; see `QRAGModel.from_pretrained`.
-            reindex: Embed all chunks anew with ``model`` if it is another one than built the index.
+            reindex: Embed all chunks anew if ``model`` (or what is now where the index's model came from) is another
+                one than built the index.
             scan: See the class.
 
         Raises:
@@ -203,18 +205,20 @@ class ChunkIndex:
         """
         backing, layout, source = FolderBacking.open(IndexFolder(Path(path)))
         settings = backing.settings
-        held = IndexModel(stored=settings.model, device=device, dtype=dtype)
+        try:
+            held = IndexModel(stored=settings.model, device=device, dtype=dtype)
+        except IndexFolderError as error:
+            raise IndexFolderError(f"{path} was {error}") from error
         geometry = _geometry(settings.dim, settings.mode, held.config, scan, device)
         index = cls.__new__(cls)
         index._set_up(backing, IndexView(geometry, layout, source), held)
-        if model is None:
+        if model is None and not reindex:
             return index
+        model = held.source_model() if model is None else model
         given = resolve_model(model, device, dtype)
         if reindex and not held.is_built_by(given):
-            records = index.view.records(range(len(index)))
-            fresh = cls.from_records(records, given, geometry.mode, device, scan)
-            fresh.save(path, settings.retriever)
-            return fresh
+            index._embed_anew(given)
+            return cls.load(path, given, device, dtype, scan=scan)
         held.use(given, settings.dim)
         return index
 
@@ -222,6 +226,11 @@ class ChunkIndex:
     def view(self) -> IndexView:
         """The current version; searches hold on to the one they started with."""
         return self._view
+
+    def settled_view(self) -> IndexView:
+        """Return the current version once no change of this index is under way."""
+        with self._lock:
+            return self._view
 
     @property
     def mode(self) -> Mode:
@@ -445,6 +454,23 @@ class ChunkIndex:
             self._backing, layout, stored = FolderBacking.open(folder)
             self._view = IndexView(view.geometry, layout, stored)
             self._model = IndexModel(self._model.at_hand, info, *self._model.options)
+
+    def _embed_anew(self, model: QRAGModel) -> None:
+        """Rewrite the folder with another model's embeddings, with all that others add meanwhile."""
+        backing: Any = self._backing
+        written = False
+        while not written:
+            records = self._view.records(range(len(self)))
+            vectors = embed(model, records)
+            written = backing.folder.write_new(
+                replace(backing.settings, dim=model.config.dim, model=IndexModel(model).describe()),
+                records,
+                _checked_embeddings(vectors, len(records)),
+                backing.deleted_ids(),
+                (backing.settings.version, backing.settings.generation),
+            )
+            if not written:
+                self.refresh()
 
     def _bound_settings(self, folder: IndexFolder) -> FolderSettings | None:
         """Return the settings as this index knows them if the folder is its own."""

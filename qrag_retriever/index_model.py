@@ -71,17 +71,25 @@ class IndexModel:
         """
         with self._lock:
             if self._model is None:
-                if self._stored is None:
-                    raise ValueError("this index was built from embeddings alone; build or load it with model=...")
-                if self._stored["source"] is None:
-                    raise ValueError(
-                        "the model that built this index was never saved, so it cannot be found again; "
-                        "pass model=... to load()"
-                    )
-                found = ModelSource(**self._stored["source"]).load(*self.options)
+                found = self.source_model()
                 self.check(found)
                 self._model = found
             return self._model
+
+    def source_model(self) -> QRAGModel:
+        """Load whatever is now where the index's model came from.
+
+        Raises:
+            ValueError: If there was no model, or it never had a place.
+            ModelFolderError: If it is no longer there.
+        """
+        if self._stored is None:
+            raise ValueError("this index was built from embeddings alone; build or load it with model=...")
+        if self._stored["source"] is None:
+            raise ValueError(
+                "the model that built this index was never saved, so it cannot be found again; pass model=... to load()"
+            )
+        return ModelSource(**self._stored["source"]).load(*self.options)
 
     def use(self, model: QRAGModel, dim: int) -> None:
         """Take a model for an index of this dimension.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 from qrag_retriever import reference_checkpoint
 from qrag_retriever._files import whole_folder
-from qrag_retriever.checks import check_list, check_text
+from qrag_retriever.checks import check_list, check_text, json_culprit
 from qrag_retriever.config import CONFIG_NAME, QRAGConfig
 from qrag_retriever.default_model import default_encoder_folder
 from qrag_retriever.devices import Dtype, choose_device, choose_dtype
@@ -42,10 +43,16 @@ class ModelSource:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self, device: str | None = None, dtype: Dtype | None = None) -> QRAGModel:
-        """Build the model again."""
-        if self.kind == "encoder" and self.name is not None:
-            return QRAGModel.from_encoder(self.name, device=device, dtype=dtype, **self.options)
-        return QRAGModel.from_pretrained(self.name, device=device, dtype=dtype, **self.options)
+        """Build the model again.
+
+        Raises:
+            ModelFolderError: If it is no longer there.
+        """
+        build = QRAGModel.from_encoder if self.kind == "encoder" else QRAGModel.from_pretrained
+        try:
+            return build(self.name, device=device, dtype=dtype, **self.options)  # type: ignore[arg-type]
+        except OSError as error:
+            raise ModelFolderError(f"the model {self.name!r} is no longer there: {error}; pass model=...") from error
 
 
 class QRAGModel:
@@ -148,6 +155,8 @@ class QRAGModel:
             ValueError: If the model has no transformer to feed, or too few layers.
         """
         overrides = {name: options.pop(name) for name in list(options) if name in QRAGConfig.model_fields}
+        if "pooling" in overrides:
+            raise ValueError("pooling is the encoder's own; change it in the sentence-transformers model")
         source = None
         if isinstance(name_or_model, (str, Path)):
             from sentence_transformers import SentenceTransformer
@@ -155,11 +164,12 @@ class QRAGModel:
             path = Path(name_or_model)
             name = str(path.absolute() if path.is_dir() else name_or_model)
             encoder = SentenceTransformer(name, device="cpu", **options)
-            if options.keys() <= {"revision"}:
-                kept = {"num_layers": num_layers} if num_layers is not None else {}
-                source = ModelSource("encoder", name, {**kept, **options, **overrides})
+            # Never kept: what must not be repeated from a file without being asked for.
+            kept = {key: value for key, value in options.items() if key not in ("token", "trust_remote_code")}
+            kept.update({"num_layers": num_layers} if num_layers is not None else {}, **overrides)
+            source = ModelSource("encoder", name, kept) if json_culprit(kept, "") is None else None
         else:
-            encoder = name_or_model
+            encoder = name_or_model if num_layers is None else copy.deepcopy(name_or_model)
         if num_layers is not None:
             keep_layers(encoder, num_layers)
         config = untrained_config(encoder).replaced(**overrides)
@@ -234,6 +244,8 @@ class QRAGModel:
                     compress(full, draft)
             (draft / CONFIG_NAME).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
             (draft / "README.md").write_text(model_card(self.config), encoding="utf-8")
+        if self.source is None and not compact:
+            self.source = ModelSource("pretrained", str(target.absolute()))
 
     def push_to_hub(self, repo_id: str, private: bool | None = None, commit_message: str = "Upload model") -> str:
         """Upload the model folder to the hub; returns its address."""

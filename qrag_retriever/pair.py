@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qrag_retriever.config import QRAGConfig
+from qrag_retriever.encoders import position_limit
 from qrag_retriever.errors import ModelFolderError
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 Pair = tuple["SentenceTransformer", "SentenceTransformer"]
 # What of a configuration changes embeddings, and so belongs to the fingerprint of an index.
 _FINGERPRINTED = (
-    "dim", "positions", "stride", "normalize", "output_scale", "query_prompt", "document_prompt", "state_order",
-    "max_chunk_tokens", "max_chunk_tokens_in_state", "max_state_tokens",
+    "dim", "positions", "stride", "pooling", "normalize", "output_scale", "query_prompt", "document_prompt",
+    "state_order", "max_chunk_tokens", "max_chunk_tokens_in_state", "max_state_tokens",
 )  # fmt: skip
 
 
@@ -27,13 +28,14 @@ def untrained_config(encoder: SentenceTransformer) -> QRAGConfig:
     modules = {type(module).__name__: module for module in encoder}
     prompts = {name: text for name, text in (encoder.prompts or {}).items() if text}
     default = prompts.get(encoder.default_prompt_name or "", "")
-    length = int(encoder.max_seq_length or 512)
+    length = min(int(encoder.max_seq_length or 512), position_limit(encoder) or 512)
     pooling = getattr(modules.get("Pooling"), "pooling_mode", None)
     return QRAGConfig(
         dim=int(_embedding_dimension(encoder)),
         positions="none",
         pooling=pooling if isinstance(pooling, str) else "+".join(pooling or ("mean",)),
-        normalize="Normalize" in modules,
+        # sentence-transformers compares by cosine unless a model says otherwise; inner products then need length 1.
+        normalize="Normalize" in modules or encoder.similarity_fn_name == "cosine",
         query_prompt=prompts.get("query", default),
         document_prompt=next((prompts[key] for key in ("document", "passage", "corpus") if key in prompts), default),
         max_chunk_tokens=length,

@@ -37,8 +37,7 @@ class Record:
 
     def filter_view(self) -> Mapping[str, Any]:
         """Return the metadata as filters see it: ``document_id`` names the chunk's document."""
-        own = self.metadata.get(DOCUMENT_KEY)
-        if self.document_id is None or str(own) == self.document_id:
+        if self.document_id is None or self.metadata.get(DOCUMENT_KEY) == self.document_id:
             return self.metadata
         return {**self.metadata, DOCUMENT_KEY: self.document_id}
 

@@ -20,10 +20,10 @@ from qrag_retriever.index import ChunkIndex
 from qrag_retriever.index_model import ModelLike, resolve_model
 from qrag_retriever.integrations.documents import records_of
 from qrag_retriever.integrations.installed import make_callback_manager
+from qrag_retriever.records import Record
 from qrag_retriever.scan import ScanKind
 from qrag_retriever.selection import Selection
 from qrag_retriever.selector import MultiStepSelector
-from qrag_retriever.view import IndexView
 
 if TYPE_CHECKING:
     from qrag_retriever.integrations.langchain import LangChainSide
@@ -45,9 +45,9 @@ class _Settings(BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", populate_by_name=True)
 
     index: ChunkIndex = Field(exclude=True)
-    k: int = Field(4, ge=1, strict=True, validation_alias=AliasChoices("k", "similarity_top_k"))
+    k: int = Field(default=4, ge=1, strict=True, validation_alias=AliasChoices("k", "similarity_top_k"))
     min_q: MinQ = None
-    beam_width: int = Field(1, ge=1, strict=True)
+    beam_width: int = Field(default=1, ge=1, strict=True)
     order: Order = "retrieved"
     filters: Any = None
     score_key: str | None = "score"
@@ -328,14 +328,13 @@ class _Settings(BaseModel):
         filters: Filters | None = None,
         min_q: MinQ = None,
         first_state: np.ndarray | None = None,
-        view: IndexView | None = None,
-    ) -> tuple[Selection, list[int]]:
-        """Search; also return the steps' numbers in the order that the frameworks are to show them."""
-        selection = self._selector(k, filters, min_q).select(query, first_state, view)
+    ) -> tuple[Selection, tuple[Record, ...], list[int]]:
+        """Search; also return the steps' records, and their numbers in the order that the frameworks show them."""
+        selection, records = self._selector(k, filters, min_q).select_records(query, first_state)
         places = list(range(len(selection.steps)))
         if self.order == "document":
             places.sort(key=lambda place: selection.steps[place].chunk_id)
-        return selection, places
+        return selection, records, places
 
 
 class QRAGRetriever(_Settings, LangChainSide, LlamaIndexSide):
@@ -363,6 +362,29 @@ class QRAGRetriever(_Settings, LangChainSide, LlamaIndexSide):
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", populate_by_name=True)
+
+    if TYPE_CHECKING:
+        # For type checkers, which do not see validation aliases.
+        def __init__(
+            self,
+            *,
+            index: ChunkIndex,
+            k: int = 4,
+            similarity_top_k: int = 4,
+            min_q: MinQ = None,
+            beam_width: int = 1,
+            order: Order = "retrieved",
+            filters: Filters | None = None,
+            score_key: str | None = "score",
+            hop_key: str | None = "qrag_hop",
+            callback_manager: Any = None,
+            object_map: dict[str, Any] | None = None,
+            objects: Sequence[Any] | None = None,
+            verbose: bool = False,
+            name: str | None = None,
+            tags: list[str] | None = None,
+            metadata: dict[str, Any] | None = None,
+        ) -> None: ...
 
     def get_prompts(self, config: Any = None) -> Any:
         """Return no prompts: the one method that both frameworks' base classes define, differently."""

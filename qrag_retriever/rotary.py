@@ -38,7 +38,7 @@ def rotate_forward(embeddings: Any, positions: np.ndarray) -> Any:
         Shape (P, D), the same kind of array as given; gradients flow through torch tensors.
 
     Raises:
-        ValueError: If D is not divisible by 4.
+        ValueError: If D is not divisible by 4 and a position is not 0.
 
     Source: Q-RAG (arXiv 2511.07328), Section 3; RoFormer (arXiv 2104.09864), equation 34.
     """
@@ -52,8 +52,12 @@ def rotate_backward(embeddings: Any, positions: np.ndarray) -> Any:
 
 def _rotate(embeddings: Any, positions: np.ndarray, direction: float) -> Any:
     dim = embeddings.shape[-1]
+    positions = np.asarray(positions)
+    if not positions.any():
+        # Nothing turns; without positions any dimension will do.
+        return embeddings if len(embeddings.shape) > 1 else embeddings[None][np.zeros(len(positions), np.int64)]
     check_dim(dim)
-    cos_rows, sin_rows, rows = phase_rows(np.asarray(positions), dim)
+    cos_rows, sin_rows, rows = phase_rows(positions, dim)
     cos, sin = cos_rows[rows], sin_rows[rows] if direction > 0 else -sin_rows[rows]
     if is_torch(embeddings):
         import torch

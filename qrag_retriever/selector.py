@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from qrag_retriever.checks import check_at_least_one, check_list, check_text
+from qrag_retriever.errors import IndexFolderError
 from qrag_retriever.filters import Filters
 from qrag_retriever.index import ChunkIndex
 from qrag_retriever.records import Record
@@ -26,6 +27,7 @@ class _Path:
 
     state: RetrievalState
     steps: tuple[Step, ...] = ()
+    records: tuple[Record, ...] = ()
     stop_reason: StopReason = "k"
 
     def rank(self, rank_by: RankBy) -> float:
@@ -37,7 +39,7 @@ class _Path:
         return max(values) if rank_by == "max" else float(np.mean(values))
 
     def stopped(self, reason: StopReason) -> _Path:
-        return _Path(self.state, self.steps, reason)
+        return _Path(self.state, self.steps, self.records, reason)
 
 
 @dataclass
@@ -102,39 +104,55 @@ class MultiStepSelector:
         self.filters = filters
         self._random = np.random.default_rng(seed)
 
-    def select(self, query: str, first_state: np.ndarray | None = None, view: IndexView | None = None) -> Selection:
+    def select(self, query: str, first_state: np.ndarray | None = None) -> Selection:
         """Search for one query.
 
         Args:
             query: The question, not empty.
             first_state: Shape (D,): used in place of the first hop's state embedding (a hypothetical document's, say).
-            view: The version of the index to search; None takes the current one.
 
         Raises:
             ValueError: If the query is empty or ``first_state`` has another dimension.
             TypeError: If the query is not a string.
         """
-        return self.select_many([query], [first_state], view)[0]
+        return self.select_many([query], [first_state])[0]
+
+    def select_records(self, query: str, first_state: np.ndarray | None = None) -> tuple[Selection, tuple[Record, ...]]:
+        """Search for one query; also return the records of its steps, as the version that was searched has them."""
+        (path,) = self._search([query], [first_state])
+        return _selection(path), path.records
 
     def select_many(
-        self,
-        queries: Sequence[str],
-        first_states: Sequence[np.ndarray | None] | None = None,
-        view: IndexView | None = None,
+        self, queries: Sequence[str], first_states: Sequence[np.ndarray | None] | None = None
     ) -> list[Selection]:
         """Search for many queries: at each hop their states are embedded in one batch.
 
         Picks the same chunks as `select` one by one where Q-values differ by more than 1e-5.
         """
         check_list(queries, "queries")
+        return [_selection(path) for path in self._search(queries, first_states or [None] * len(queries))]
+
+    def _search(self, queries: Sequence[str], first_states: Sequence[np.ndarray | None]) -> list[_Path]:
+        """Return the best path of each query."""
         for query in queries:
             check_query(query)
-        given = [None] * len(queries) if first_states is None else list(first_states)
-        searches = [
-            _Search(self._checked_first_state(state), [_Path(RetrievalState(query))])
-            for query, state in zip(queries, given, strict=True)
-        ]
-        view, mask = (self.index.view if view is None else view).restricted(self.filters)
+        given = [self._checked_first_state(state) for state in first_states]
+        while True:
+            searches = [
+                _Search(state, [_Path(RetrievalState(query))]) for query, state in zip(queries, given, strict=True)
+            ]
+            version = self.index.view
+            try:
+                self._run(searches, version)
+            except IndexFolderError:
+                # This index's own save has rewritten the folder meanwhile: once more, on the version it has left.
+                if self.index.settled_view() is version:
+                    raise
+            else:
+                return [max(search.finished, key=lambda path: path.rank(self.rank_by)) for search in searches]
+
+    def _run(self, searches: Sequence[_Search], version: IndexView) -> None:
+        view, mask = version.restricted(self.filters)
         available = len(view) if mask is None else int(mask.sum())
         for hop in range(self.k):
             self._stop_all_if(hop >= available, searches, "exhausted")
@@ -142,7 +160,6 @@ class MultiStepSelector:
                 break
             self._hop(searches, view, mask)
         self._stop_all_if(True, searches, "k")
-        return [self._selection(search) for search in searches]
 
     def _hop(self, searches: Sequence[_Search], view: IndexView, mask: np.ndarray | None) -> None:
         paths = [path for search in searches for path in search.paths]
@@ -154,12 +171,13 @@ class MultiStepSelector:
             candidates: list[tuple[float, int, int, float]] = []  # rank, row, chunk, Q-value
             for path in search.paths:
                 found = [(int(c), float(q)) for c, q in zip(chunk_ids[row], values[row], strict=True) if c >= 0]
-                if not found or (self.min_q is not None and found[0][1] <= self.min_q):
+                worthy = [pair for pair in found if self.min_q is None or pair[1] > self.min_q]
+                if not worthy:
                     search.finished.append(path.stopped("min_q" if found else "exhausted"))
                 elif self.temperature is not None:
-                    candidates.append((0.0, row, *self._sampled(found, self.temperature)))
+                    candidates.append((0.0, row, *self._sampled(worthy, self.temperature)))
                 else:
-                    candidates.extend((self._rank(path, q), row, chunk, q) for chunk, q in found)
+                    candidates.extend((self._rank(path, q), row, chunk, q) for chunk, q in worthy)
                 row += 1
             search.paths = self._best(candidates, paths, states, view)
 
@@ -196,7 +214,7 @@ class MultiStepSelector:
             position=view.positions(path.state.picked).position_of(chunk),
             position_gain=view.gain(state, chunk, q_value),
         )
-        return _Path(path.state.append(chunk, record.text), (*path.steps, step))
+        return _Path(path.state.append(chunk, record.text), (*path.steps, step), (*path.records, record))
 
     def _embed(self, searches: Sequence[_Search], view: IndexView) -> np.ndarray:
         """Embed the states of all open paths, (P, D); a given first state replaces its query's first."""
@@ -214,6 +232,8 @@ class MultiStepSelector:
                 row += 1
         if inputs:
             states[rows] = model.encode_states(inputs, show_progress=False)
+            if not np.isfinite(states).all():
+                raise ValueError("the model's state embeddings have NaN or infinite values; try dtype='float32'")
         return states
 
     def _rank(self, path: _Path, q_value: float) -> float:
@@ -235,10 +255,6 @@ class MultiStepSelector:
                 search.finished.extend(path.stopped(reason) for path in search.paths)
                 search.paths = []
 
-    def _selection(self, search: _Search) -> Selection:
-        best = max(search.finished, key=lambda path: path.rank(self.rank_by))
-        return Selection(best.state.query, best.steps, best.stop_reason)
-
     def _checked_first_state(self, state: np.ndarray | None) -> np.ndarray | None:
         if state is None:
             return None
@@ -248,6 +264,10 @@ class MultiStepSelector:
         if not np.isfinite(state).all():
             raise ValueError("the given state embedding has NaN or infinite values")
         return state
+
+
+def _selection(path: _Path) -> Selection:
+    return Selection(path.state.query, path.steps, path.stop_reason)
 
 
 def check_query(query: object) -> None:

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import zlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class IndexFolder:
 
     def __init__(self, path: Path) -> None:
         """Name a folder; nothing is opened yet."""
-        self.path = path
+        self.path = path.absolute()
         self._lock = threading.RLock()
         self._reader: tuple[int, sqlite3.Connection] | None = None
 
@@ -96,12 +96,14 @@ class IndexFolder:
         found: dict[int, Record] = {}
         with self._reading() as connection:
             if self._settings(connection).generation != generation:
-                raise IndexFolderError(f"{self.path} was rewritten since it was opened; load it again")
+                raise IndexFolderError(
+                    f"{self.path} was rewritten since it was opened; call refresh() or load it again"
+                )
             for first in range(0, len(rows), 500):
                 part = [int(row) for row in rows[first : first + 500]]
                 marks = ",".join("?" * len(part))
                 query = (
-                    "SELECT row, id, document_id, text, metadata, node, records.checksum "  # noqa: S608  # marks only
+                    "SELECT row, id, document_id, text, metadata, node, records.checksum "  # marks only  # noqa: S608  # marks only
                     f"FROM records JOIN chunks USING (row) WHERE row IN ({marks})"
                 )
                 for row, id_, document, text, metadata, node, checksum in connection.execute(query, part):
@@ -214,8 +216,11 @@ class IndexFolder:
                 generation=generation,
             )
             transaction.fill(records, vectors, deleted_ids)
-        # Readers that still map the old file keep it until they close it.
-        (self.path / old.vectors_file).unlink(missing_ok=True)
+        # Readers that still map an old file keep it until they close it; Windows lets it go only then.
+        for path in self.path.glob("vectors*.f16"):
+            if path.name != f"vectors-{generation}.f16":
+                with suppress(PermissionError):
+                    path.unlink(missing_ok=True)
         return True
 
     def map_vectors(self, settings: FolderSettings) -> np.ndarray:

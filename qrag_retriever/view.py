@@ -20,10 +20,11 @@ from qrag_retriever.scan import Scan, ScanKind, StateQuery, make_scan
 from qrag_retriever.scan.factory import choose_kind
 from qrag_retriever.scan.floats import FloatScan
 
-_ROTATED_AT_ONCE = 65_536
+_RECORDS_AT_ONCE = 65_536
+_ROTATED_AT_ONCE = 4_096
 _CACHED_VIEWS = 8
-# Scores of a batch of states that are held at one time: 128 MiB.
-_SCORES_AT_ONCE = 2**25
+# Numbers that a batch of states may need at one time: 128 MiB of float32.
+_FLOATS_AT_ONCE = 2**25
 
 
 class Source(Protocol):
@@ -129,11 +130,11 @@ class IndexView:
         scan = self._scan
         if scan is None or self.geometry.placed == "absolute":
             return
+        if isinstance(scan, FloatScan) and successor.source.in_memory:
+            return  # it only wraps the matrix that the next version has anyway
         if len(vectors):
             scan = scan.appended(vectors, successor._exact_rows)
         if len(origin) < scan.num_chunks or not np.array_equal(origin, np.arange(len(origin))):
-            if isinstance(scan, FloatScan) and successor.source.in_memory:
-                return  # it only wraps the matrix that the next version has anyway
             scan = scan.taken(origin, successor._exact_rows)
         successor._scan = scan
 
@@ -168,7 +169,9 @@ class IndexView:
             StateQuery(state, self.runs(picks), tuple(sorted(picks)))
             for state, picks in zip(states, picked, strict=True)
         ]
-        size = max(1, _SCORES_AT_ONCE // len(self))
+        # Per state: its scores, and its rotated copies with their share of a block's products.
+        most_runs = max(len(query.runs.positions) for query in queries)
+        size = max(1, _FLOATS_AT_ONCE // (len(self) + most_runs * (2 * self.geometry.dim + 1024)))
         if len(queries) <= size:
             return self.scan.top_k(queries, k, mask)
         groups = [self.scan.top_k(queries[i : i + size], k, mask) for i in range(0, len(queries), size)]
@@ -211,8 +214,8 @@ class IndexView:
             mask = np.array(
                 [
                     allows(record.filter_view())
-                    for first in range(0, len(self), _ROTATED_AT_ONCE)
-                    for record in self.records(range(first, min(first + _ROTATED_AT_ONCE, len(self))))
+                    for first in range(0, len(self), _RECORDS_AT_ONCE)
+                    for record in self.records(range(first, min(first + _RECORDS_AT_ONCE, len(self))))
                 ],
                 np.bool_,
             )

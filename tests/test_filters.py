@@ -18,7 +18,7 @@ from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
 from qrag_retriever.filters import compile_filters, single_document
 from qrag_retriever.index import ChunkIndex
-from qrag_retriever.records import Record
+from qrag_retriever.records import Record, records_from_texts
 from tests.toy_model import ToyModel
 
 METADATA: list[dict[str, Any]] = [
@@ -170,7 +170,10 @@ def test_a_filter_that_does_not_fit_a_value_names_both() -> None:
         pytest.param(one("document_id", "d"), "d", id="one filter"),
         pytest.param(ExactMatchFilter(key="document_id", value="d"), "d", id="exact match"),
         pytest.param(one("document_id", "d", "!="), None, id="another operator"),
-        pytest.param(one("document_id", ["d"], "in"), None, id="in"),
+        pytest.param(one("document_id", ["d"], "in"), "d", id="in one"),
+        pytest.param(one("document_id", ["d", "e"], "in"), None, id="in several"),
+        pytest.param({"document_id": ["d"]}, "d", id="dict, list of one"),
+        pytest.param({"document_id": 5}, "5", id="number"),
         pytest.param(one("source", "d"), None, id="another key"),
         pytest.param(group(one("document_id", "d")), "d", id="group of one"),
         pytest.param(group(one("document_id", "d"), condition="or"), "d", id="or of one"),
@@ -251,3 +254,20 @@ def test_a_document_that_is_not_there_leaves_nothing() -> None:
     ids, values = view.top_k(np.ones((1, 8), np.float32), [[]], 2)
     assert ids.tolist() == [[-1, -1]]
     assert np.isneginf(values).all()
+
+
+@pytest.mark.parametrize("key", ["document_id", "source"])
+@pytest.mark.parametrize("wanted", [5, "5", [5, 9], ["5"]])
+def test_numbers_name_documents_as_text_does(key: str, wanted: Any) -> None:
+    records = records_from_texts(["a", "b"], [{key: 5}, {key: 6}])
+    assert [record.document_id for record in records] == ["5", "6"]
+    allows = compile_filters({"document_id": wanted})
+    assert [allows(record.filter_view()) for record in records] == [True, False]
+    allows = compile_filters(one("document_id", wanted, "in" if isinstance(wanted, list) else "=="))
+    assert [allows(record.filter_view()) for record in records] == [True, False]
+
+
+def test_a_set_of_values_may_meet_a_list_in_the_metadata() -> None:
+    assert not compile_filters({"tags": {"x"}})({"tags": ["x", "y"]})
+    assert compile_filters({"tags": ["x", "y"]})({"tags": ["x", "y"]})
+    assert compile_filters({"tags": ("x", "y")})({"tags": ["x", "y"]})

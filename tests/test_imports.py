@@ -51,7 +51,7 @@ def test_a_file_imports_only_from_the_lines_above(path: Path) -> None:
     own = relative.parts[0]
     assert own in LINE_OF, f"{own} has no place in the layering"
     for module in imports_of(path):
-        if module.startswith("qrag_retriever.") and (PACKAGE / unit_of(module)).with_suffix(".py").exists():
+        if module.startswith("qrag_retriever.") and unit_of(module) in LINE_OF:
             other = unit_of(module)
             assert other == own or LINE_OF[other] < LINE_OF[own], f"{own} imports {other}"
 
@@ -75,3 +75,10 @@ def test_torch_and_sentence_transformers_are_imported_inside_functions_only() ->
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             assert not heavy & {name.split(".")[0] for name in names}, path
+
+
+def test_the_framework_sides_do_not_know_each_other() -> None:
+    for name, other in (("langchain", "llama_index"), ("llama_index", "langchain")):
+        found = imports_of(PACKAGE / "integrations" / f"{name}.py")
+        assert f"qrag_retriever.integrations.{other}" not in found
+        assert "qrag_retriever.integrations.installed" not in found

@@ -283,3 +283,77 @@ def test_the_default_model_says_once_that_it_is_untrained(caplog: pytest.LogCapt
     assert len([record for record in caplog.records if "untrained" in record.getMessage()]) == 1
     assert model.config.positions == "none"
     assert model.config.dim == 384
+
+
+def with_pooling(tiny_encoder: Path, mode: str, similarity: str | None = None) -> SentenceTransformer:
+    modules = SentenceTransformer(str(tiny_encoder), device="cpu")
+    pooling = type(modules[1])(32, mode)
+    return SentenceTransformer(modules=[modules[0], pooling], device="cpu", similarity_fn_name=similarity)
+
+
+def test_another_pooling_is_another_model(tiny_encoder: Path) -> None:
+    mean, cls = (QRAGModel.from_encoder(with_pooling(tiny_encoder, mode), device="cpu") for mode in ("mean", "cls"))
+    assert not np.allclose(mean.encode_chunks(TEXTS), cls.encode_chunks(TEXTS))
+    assert mean.fingerprint() != cls.fingerprint()
+    with pytest.raises(ValueError, match="pooling is the encoder's own"):
+        QRAGModel.from_encoder(tiny_encoder, pooling="cls")
+
+
+@pytest.mark.parametrize(("similarity", "normalize"), [("cosine", True), ("dot", False)])
+def test_without_picks_scores_rank_as_the_encoder_compares(
+    tiny_encoder: Path, similarity: str, normalize: bool
+) -> None:
+    from tests.conftest import STORY
+
+    encoder = with_pooling(tiny_encoder, "mean", similarity)
+    model = QRAGModel.from_encoder(encoder, device="cpu")
+    assert model.config.normalize is normalize
+    dense = encoder.similarity(encoder.encode(TEXTS[:2]), encoder.encode(STORY)).numpy()
+    ours = model.encode_states(TEXTS[:2]) @ model.encode_chunks(STORY).T
+    np.testing.assert_allclose(ours, dense, rtol=1e-4, atol=1e-4)
+
+
+def test_chunks_never_exceed_the_position_table(tiny_encoder: Path) -> None:
+    model = QRAGModel.from_encoder(tiny_encoder, max_chunk_tokens=512, device="cpu")
+    assert model.encode_chunks(["word " * 400]).shape == (1, 32)
+    assert model.action_encoder.content_limit <= 126
+
+
+def test_a_prompt_can_be_left_out_of_the_pooling(tiny_encoder: Path) -> None:
+    plain = SentenceTransformer(str(tiny_encoder), device="cpu", prompts={"query": "find : ", "document": "text : "})
+    plain[1].include_prompt = False
+    model = QRAGModel.from_encoder(plain, normalize=False, device="cpu")
+    expected = plain.encode(["rain fell."], prompt_name="query")
+    np.testing.assert_allclose(model.encode_states(["rain fell."]), expected, atol=1e-5)
+    expected = plain.encode(["rain fell."], prompt_name="document")
+    np.testing.assert_allclose(model.encode_chunks(["rain fell."]), expected, atol=1e-5)
+
+
+def test_fewer_layers_are_the_first_ones_and_a_given_model_keeps_its_own(tiny_encoder: Path) -> None:
+    plain = SentenceTransformer(str(tiny_encoder), device="cpu")
+    short = QRAGModel.from_encoder(plain, num_layers=1, normalize=False, device="cpu")
+    assert len(plain[0].auto_model.encoder.layer) == 2
+    tokens = plain.tokenizer(["rain fell."], return_tensors="pt")
+    with torch.no_grad():
+        hidden = plain[0].auto_model(**tokens, output_hidden_states=True).hidden_states[1]
+    np.testing.assert_allclose(short.encode_chunks(["rain fell."])[0], hidden[0].mean(0).numpy(), atol=1e-5)
+
+
+def test_an_index_finds_a_model_that_was_made_in_memory_and_then_saved(tiny_encoder: Path, tmp_path: Path) -> None:
+    from qrag_retriever import ChunkIndex
+
+    model = QRAGModel.from_encoder(with_pooling(tiny_encoder, "mean"), device="cpu")
+    model.save_pretrained(tmp_path / "model")
+    ChunkIndex.from_texts(TEXTS[:2], model=model).save(tmp_path / "index")
+    assert ChunkIndex.load(tmp_path / "index").model.fingerprint() == model.fingerprint()
+    shutil.rmtree(tmp_path / "model")
+    with pytest.raises(ModelFolderError, match=r"neither a folder|no longer there"):
+        ChunkIndex.load(tmp_path / "index").model  # loads it  # noqa: B018
+
+
+def test_options_that_matter_come_back_and_trust_does_not(tiny_encoder: Path) -> None:
+    model = QRAGModel.from_encoder(tiny_encoder, truncate_dim=16, trust_remote_code=False, device="cpu")
+    assert model.source is not None
+    assert model.source.options == {"truncate_dim": 16}
+    assert model.encode_chunks(["a"]).shape == (1, 16)
+    assert model.source.load(device="cpu").fingerprint() == model.fingerprint()

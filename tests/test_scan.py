@@ -8,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qrag_retriever.positions import relative_runs
+from qrag_retriever.positions import relative_runs, uniform_run
 from qrag_retriever.q_values import q_values
 from qrag_retriever.scan import Scan, StateQuery, make_scan
 from qrag_retriever.scan.base import top_of
 from qrag_retriever.scan.device import TorchScan
 from qrag_retriever.scan.factory import choose_kind
+from qrag_retriever.scan.floats import FloatScan
 from qrag_retriever.scan.growing import GrowingArray
 from qrag_retriever.scan.threads import PARALLEL_ROWS, for_row_slices
 
@@ -192,3 +193,38 @@ def test_int8_without_numba_names_the_install_line(monkeypatch: pytest.MonkeyPat
 def test_an_unknown_kind_is_an_error() -> None:
     with pytest.raises(ValueError, match="'auto', 'float32' or 'int8'"):
         choose_kind("int4", 10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dim", [1, 33, 50])
+def test_without_positions_any_dimension_will_do(kind: str, dim: int) -> None:
+    random = np.random.default_rng(dim)
+    matrix = random.standard_normal((3000, dim)).astype(np.float32)
+    for count in (1, 8):
+        queries = [
+            StateQuery(random.standard_normal(dim).astype(np.float32), uniform_run(3000), ()) for _ in range(count)
+        ]
+        ids, _ = build(kind, matrix).top_k(queries, 4)
+        for row, query in zip(ids, queries, strict=True):
+            assert row.tolist() == np.argsort(-(matrix @ query.state), kind="stable")[:4].tolist()
+
+
+@pytest.mark.parametrize("scale", [1e-35, 1e-20, 1e18])
+def test_extreme_states_keep_their_order(scale: float) -> None:
+    pytest.importorskip("numba")
+    random = np.random.default_rng(8)
+    matrix = random.standard_normal((3000, 32)).astype(np.float32)
+    query = make_query(random, 3000, 32, 2)
+    extreme = StateQuery((query.state * scale).astype(np.float32), query.runs, query.excluded)
+    scan = build("int8", matrix)
+    assert scan.top_k([extreme], 8)[0].tolist() == scan.top_k([query], 8)[0].tolist()
+
+
+def test_a_batch_on_a_small_document_does_not_multiply_its_work() -> None:
+    """Where runs are short, every state scans by itself: the blocked product would take every row times every run."""
+    random = np.random.default_rng(9)
+    scan = FloatScan(random.standard_normal((1000, 16)).astype(np.float32))
+    queries = [make_query(random, 1000, 16, 3) for _ in range(8)]
+    scan._batch_scores = None  # type: ignore[assignment]  # must not be called
+    ids, _ = scan.top_k(queries, 2)
+    assert ids.shape == (8, 2)

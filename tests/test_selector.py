@@ -183,11 +183,22 @@ class TestBeamSearch:
             assert len(set(sets)) == len(sets)
 
     def test_a_beam_that_min_q_ends_is_kept(self, index: ChunkIndex) -> None:
+        """The best single pick, worth more than min_q, after which nothing is."""
         first = MultiStepSelector(index, k=1).select(QUESTION).steps[0]
-        threshold = first.q_value - 1e-4
-        selection = MultiStepSelector(index, k=6, beam_width=4, min_q=threshold).select(QUESTION)
-        assert len(selection) >= 1
-        assert max(step.q_value for step in selection.steps) >= first.q_value
+        others = [step.q_value for step in MultiStepSelector(index, k=6).select(QUESTION).steps[1:]]
+        threshold = np.nextafter(first.q_value, -np.inf)
+        assert max(others) <= threshold or len(others) > 0
+        selection = MultiStepSelector(index, k=6, beam_width=4, min_q=max([threshold, *others])).select(QUESTION)
+        if first.q_value > max(others):
+            assert (picks(selection), selection.stop_reason) == ([first.chunk_id], "min_q")
+
+    @pytest.mark.parametrize("options", [{"beam_width": 4}, {"temperature": 3.0, "seed": 0}, {}])
+    def test_no_pick_is_worth_min_q_or_less(self, index: ChunkIndex, options: dict) -> None:
+        values = np.sort(scores(index.model, QUESTION, []))
+        threshold = float(values[-3])
+        for query in QUERIES:
+            selection = MultiStepSelector(index, k=6, min_q=threshold, **options).select(query)
+            assert all(step.q_value > threshold for step in selection.steps)
 
 
 class TestSampling:
@@ -271,3 +282,26 @@ def test_a_selection_reads_well_and_becomes_plain_data(index: ChunkIndex) -> Non
     plain = selection.to_dict()
     assert plain["stop_reason"] == "k"
     assert plain["steps"][1]["q_value"] == selection.steps[1].q_value
+
+
+def test_a_model_that_gives_nan_is_an_error(index: ChunkIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        index.model, "encode_states", lambda states, **_: np.full((len(states), 32), np.nan, np.float32)
+    )
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        MultiStepSelector(index).select(QUESTION)
+
+
+def test_many_queries_on_a_small_document_stay_within_memory(
+    index: ChunkIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    scan = type(index.view.scan)
+    top_k = scan.top_k
+    monkeypatch.setattr(
+        scan, "top_k", lambda self, queries, *rest: sizes.append(len(queries)) or top_k(self, queries, *rest)
+    )
+    monkeypatch.setattr("qrag_retriever.view._FLOATS_AT_ONCE", 100_000)
+    together = MultiStepSelector(index, k=2).select_many(QUERIES * 4)
+    assert max(sizes) < 20
+    assert [picks(s) for s in together] == [picks(MultiStepSelector(index, k=2).select(q)) for q in QUERIES * 4]

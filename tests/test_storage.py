@@ -28,11 +28,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qrag_retriever import QRAGModel, QRAGRetriever
 from qrag_retriever.errors import IndexFolderError, ModelMismatchError
 from qrag_retriever.index import ChunkIndex
 from qrag_retriever.index_model import IndexModel
 from qrag_retriever.records import Record, records_from_texts
 from qrag_retriever.storage import IndexFolder
+from tests.conftest import QUESTION, STORY
 from tests.toy_model import DIM, ToyModel, embedding_of
 
 STATE = embedding_of("a state")
@@ -348,7 +350,7 @@ def test_a_rewrite_gives_a_clear_error_to_those_who_have_it_open(tmp_path: Path)
     reader = load(tmp_path / "index")
     before = reader.top_k(STATE, [1], 3)
     new_index(7, "new").save(tmp_path / "index")
-    with pytest.raises(IndexFolderError, match="was rewritten since it was opened; load it again"):
+    with pytest.raises(IndexFolderError, match="was rewritten since it was opened"):
         reader.get(["c1"])
     np.testing.assert_array_equal(reader.top_k(STATE, [1], 3), before)
     assert len(load(tmp_path / "index")) == 7
@@ -1205,3 +1207,99 @@ def test_records_of_many_chunks_are_read_in_order(tmp_path: Path) -> None:
     index.save(tmp_path / "index")
     shuffled = random.Random(0).sample(texts, len(texts))
     assert [one.text for one in load(tmp_path / "index").get(shuffled)] == shuffled
+
+
+def test_saving_to_its_own_folder_does_not_disturb_searches(tmp_path: Path, model: Any) -> None:
+    retriever = QRAGRetriever.from_texts(STORY, model=model)
+    retriever.save(tmp_path / "index")
+    expected = retriever.search(QUESTION).ids
+    failures: list[Exception] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            try:
+                assert retriever.search(QUESTION).ids == expected
+            except Exception as error:  # whatever it is, it is counted
+                failures.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(8):
+        retriever.save(tmp_path / "index")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_a_vectors_file_that_cannot_be_removed_yet_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows keeps a file as long as somebody maps it."""
+    index = saved(tmp_path / "index", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Path, "unlink", lambda self, missing_ok=False: (_ for _ in ()).throw(PermissionError(13, "in use"))
+        )
+        index.save(tmp_path / "index")
+    assert len(load(tmp_path / "index")) == 4
+    assert len(list((tmp_path / "index").glob("vectors*.f16"))) == 2
+    index.save(tmp_path / "index")
+    assert len(list((tmp_path / "index").glob("vectors*.f16"))) == 1
+
+
+def test_an_index_follows_its_folder_when_the_working_directory_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "index", 3)
+    monkeypatch.chdir(tmp_path)
+    index = load(Path("index"))
+    monkeypatch.chdir(tmp_path.parent)
+    index.add_records([record(7)])
+    assert len(load(tmp_path / "index")) == 4
+
+
+class TestReindex:
+    @pytest.fixture
+    def two_models(self, tiny_encoder: Path) -> tuple[QRAGModel, QRAGModel]:
+        first = QRAGModel.from_encoder(tiny_encoder, device="cpu")
+        return first, QRAGModel.from_encoder(tiny_encoder, num_layers=1, device="cpu")
+
+    def test_what_others_add_meanwhile_is_kept(
+        self, tmp_path: Path, two_models: tuple[QRAGModel, QRAGModel], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second = two_models
+        ChunkIndex.from_texts(["a", "b"], ids=["a", "b"], model=first).save(tmp_path / "index")
+        other = ChunkIndex.load(tmp_path / "index", model=first)
+        other.delete(["b"])
+        encode, added = second.encode_chunks, []
+
+        def slow(texts: list[str], *arguments: Any) -> np.ndarray:
+            if not added:
+                added.extend(other.add(["new"], ids=["new"]))
+            return encode(texts, *arguments)
+
+        monkeypatch.setattr(second, "encode_chunks", slow)
+        again = ChunkIndex.load(tmp_path / "index", model=second, reindex=True)
+        assert again.ids == ["a", "new"]
+        assert again.delete(["b"]) == [], "ids that were deleted before are remembered"
+
+    def test_an_empty_index(self, tmp_path: Path, two_models: tuple[QRAGModel, QRAGModel]) -> None:
+        first, second = two_models
+        index = ChunkIndex.from_texts(["a"], ids=["a"], model=first)
+        index.delete(["a"])
+        index.save(tmp_path / "index")
+        assert len(ChunkIndex.load(tmp_path / "index", model=second, reindex=True)) == 0
+
+    def test_a_model_retrained_in_place(self, tmp_path: Path, two_models: tuple[QRAGModel, QRAGModel]) -> None:
+        first, second = two_models
+        first.save_pretrained(tmp_path / "model")
+        model = QRAGModel.from_pretrained(tmp_path / "model", device="cpu")
+        ChunkIndex.from_texts(["a", "b"], model=model).save(tmp_path / "index")
+        second.save_pretrained(tmp_path / "model")
+        with pytest.raises(ModelMismatchError, match="reindex=True"):
+            ChunkIndex.load(tmp_path / "index").model  # loads it  # noqa: B018
+        again = ChunkIndex.load(tmp_path / "index", reindex=True)
+        assert again.model.fingerprint() == second.fingerprint()

@@ -42,7 +42,7 @@ class LangChainSide(DocumentIndex):
         filters: Filters | None = None,
         min_q: float | Literal["auto"] | None = None,
     ) -> list[Document]:
-        selection, order = self._ordered_search(query, k=k, filters=filters, min_q=min_q)  # type: ignore[attr-defined]
+        selection, _, order = self._ordered_search(query, k=k, filters=filters, min_q=min_q)  # type: ignore[attr-defined]
         return [document_of_step(selection.steps[i], i + 1, self.score_key, self.hop_key) for i in order]
 
     async def _aget_relevant_documents(

@@ -96,12 +96,10 @@ class LlamaIndexSide(BaseRetriever):
     hop_key: str | None
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        view = self.index.view  # type: ignore[attr-defined]
-        selection, order = self._ordered_search(  # type: ignore[attr-defined]
-            query_bundle.query_str, first_state=self._first_state(query_bundle), view=view
+        # The records of the version that was searched, whatever was added or deleted meanwhile.
+        selection, records, order = self._ordered_search(  # type: ignore[attr-defined]
+            query_bundle.query_str, first_state=self._first_state(query_bundle)
         )
-        # From the version that was searched, whatever was added or deleted meanwhile.
-        records = view.records([step.chunk_id for step in selection.steps])
         return [self._node(records[place], selection.steps[place].q_value, place + 1) for place in order]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:

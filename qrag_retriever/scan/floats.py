@@ -52,7 +52,9 @@ class FloatScan:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the k best chunks of each state; see `Scan.top_k`."""
         all_scores: Iterable[np.ndarray]
-        if len(queries) >= _BATCH_STATES:
+        most_runs = max(len(query.runs.positions) for query in queries)
+        # A product takes every row times every state's run in its block: runs must be long for that to pay.
+        if len(queries) >= _BATCH_STATES and self.num_chunks >= _BATCH_ROWS // 2 * (most_runs - 1):
             all_scores = self._batch_scores(queries)
         else:
             all_scores = (self._scores(query) for query in queries)

@@ -24,7 +24,7 @@ from qrag_retriever.scan.base import ExactRows, StateQuery, top_of_candidates
 from qrag_retriever.scan.growing import GrowingArray
 from qrag_retriever.scan.threads import for_row_slices
 
-# Rounding of the float32 arithmetic itself, relative to |s| |a|: about D / 2 roundings of 2 ** -24, with room.
+# Rounding of the float32 factors of a score and of its exact sum, relative to |s| |a|, with room.
 _FLOAT_MARGIN = 1e-5
 _RESCORED_AT_ONCE = 8192
 _NO_MASK = np.empty(0, np.bool_)
@@ -132,15 +132,22 @@ class Int8Scan:
 
     def _round_state(self, query: StateQuery, codes: np.ndarray) -> tuple[float, float, float]:
         """Write the rotated state as int16 codes; return its code scale and the two factors of the error bound."""
-        state = query.state
-        partners = state[neighbours(self._dim)]
+        # In double precision: squares of extreme components must not overflow.
+        state = query.state.astype(np.float64)
+        turned = bool(query.runs.positions.any())
+        squares = state * state
         # No int32 sum of D products may overflow, and no rotation makes a component larger than its pair's norm.
         largest_code = min(32767, (2**31 - 1) // (127 * self._dim)) - 1
-        amplitude = math.sqrt(float((state * state + partners * partners).max()))
+        partners = state[neighbours(self._dim)] if turned else np.zeros_like(state)
+        amplitude = math.sqrt(float((squares + partners * partners).max()))
         scale = amplitude / largest_code if amplitude > 0 else 1.0
-        cos, sin, rows = phase_rows(query.runs.positions, self._dim)
-        _kernels().rotate_to_codes(state, partners, cos, sin, rows, np.float32(1 / scale), codes)
-        norm = math.sqrt(float(state @ state))
+        if turned:
+            cos, sin, rows = phase_rows(query.runs.positions, self._dim)
+            unit, exchanged = (state / scale).astype(np.float32), (partners / scale).astype(np.float32)
+            _kernels().rotate_to_codes(unit, exchanged, cos, sin, rows, codes)
+        else:
+            codes[:] = np.rint(state / scale)
+        norm = math.sqrt(float(squares.sum()))
         rounding = 0.51 * scale * math.sqrt(self._dim) + _FLOAT_MARGIN * norm
         return scale, norm * (1 + 1e-4), rounding * self._largest_row
 

@@ -16,16 +16,16 @@ BLOCK = 1024
 
 @njit(cache=True, fastmath=True, nogil=True)
 def rotate_to_codes(
-    state: Any, partners: Any, cos: Any, sin: Any, table_rows: Any, inverse_scale: Any, codes: Any
+    state: Any, partners: Any, cos: Any, sin: Any, table_rows: Any, codes: Any
 ) -> None:  # pragma: no cover - compiled
-    """Write ``rint(R(-p) state * inverse_scale)`` as int16, one row per position.
+    """Write ``rint(R(-p) state)`` as int16, one row per position.
 
     ``partners`` is the state with the two components of every rotary pair exchanged.
     """
     for run in range(len(table_rows)):
         c, s = cos[table_rows[run]], sin[table_rows[run]]
         for d in range(len(state)):
-            codes[run, d] = np.int16(np.rint((state[d] * c[d] - partners[d] * s[d]) * inverse_scale))
+            codes[run, d] = np.int16(np.rint(state[d] * c[d] - partners[d] * s[d]))
 
 
 @njit(cache=True, nogil=True)
