@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qrag_retriever.config import QRAGConfig
 from qrag_retriever.encoders import position_limit
@@ -29,11 +29,10 @@ def untrained_config(encoder: SentenceTransformer) -> QRAGConfig:
     prompts = {name: text for name, text in (encoder.prompts or {}).items() if text}
     default = prompts.get(encoder.default_prompt_name or "", "")
     length = min(int(encoder.max_seq_length or 512), position_limit(encoder) or 512)
-    pooling = getattr(modules.get("Pooling"), "pooling_mode", None)
     return QRAGConfig(
         dim=int(_embedding_dimension(encoder)),
         positions="none",
-        pooling=pooling if isinstance(pooling, str) else "+".join(pooling or ("mean",)),
+        pooling=_pooling_of(modules.get("Pooling")),
         # sentence-transformers compares by cosine unless a model says otherwise; inner products then need length 1.
         normalize="Normalize" in modules or encoder.similarity_fn_name == "cosine",
         query_prompt=prompts.get("query", default),
@@ -41,6 +40,14 @@ def untrained_config(encoder: SentenceTransformer) -> QRAGConfig:
         max_chunk_tokens=length,
         max_chunk_tokens_in_state=length,
     )
+
+
+def _pooling_of(module: Any) -> str:
+    if module is None:
+        return "none"
+    if hasattr(module, "pooling_mode"):
+        return module.pooling_mode if isinstance(module.pooling_mode, str) else "+".join(module.pooling_mode)
+    return str(module.get_pooling_mode_str())  # before sentence-transformers 6
 
 
 def _embedding_dimension(encoder: SentenceTransformer) -> int:

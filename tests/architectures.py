@@ -39,9 +39,11 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
         single=template, special_tokens=[(piece, vocabulary[piece]) for piece in dict.fromkeys(used)]
     )
     side = "left" if name == "decoder" else "right"
+    names = ["input_ids", "token_type_ids", "attention_mask"] if name == "bert" else ["input_ids", "attention_mask"]
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         padding_side=side,
+        model_input_names=names,
         model_max_length=64,
         clean_up_tokenization_spaces=False,
         **special,
