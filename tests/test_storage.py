@@ -28,7 +28,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qrag_retriever import QRAGModel, QRAGRetriever
+from qrag_retriever import QRAGModel
 from qrag_retriever.errors import IndexFolderError, ModelMismatchError
 from qrag_retriever.index import ChunkIndex
 from qrag_retriever.index_model import IndexModel
@@ -1210,6 +1210,9 @@ def test_records_of_many_chunks_are_read_in_order(tmp_path: Path) -> None:
 
 
 def test_saving_to_its_own_folder_does_not_disturb_searches(tmp_path: Path, model: Any) -> None:
+    # Here and not above: the frameworks take seconds to import, and the processes to be killed import this file.
+    from qrag_retriever import QRAGRetriever
+
     retriever = QRAGRetriever.from_texts(STORY, model=model)
     retriever.save(tmp_path / "index")
     expected = retriever.search(QUESTION).ids
