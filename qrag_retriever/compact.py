@@ -65,7 +65,7 @@ def expand(compact: Path, full: Path) -> None:
     try:
         with safe_open(compact / WEIGHTS_NAME, framework="pt") as weights:
             shared = json.loads((weights.metadata() or {}).get("shared", "{}"))
-            sources = {key: key for key in weights.keys()} | shared  # not a mapping  # noqa: SIM118  # not a mapping
+            sources = {key: key for key in weights.keys()} | shared  # noqa: SIM118  # not a mapping
             for key, source in sources.items():
                 tensor = weights.get_tensor(source)
                 stored = tensor.float() if tensor.is_floating_point() else tensor

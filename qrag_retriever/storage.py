@@ -103,7 +103,7 @@ class IndexFolder:
                 part = [int(row) for row in rows[first : first + 500]]
                 marks = ",".join("?" * len(part))
                 query = (
-                    "SELECT row, id, document_id, text, metadata, node, records.checksum "  # marks only  # noqa: S608  # marks only
+                    "SELECT row, id, document_id, text, metadata, node, records.checksum "  # noqa: S608  # marks only
                     f"FROM records JOIN chunks USING (row) WHERE row IN ({marks})"
                 )
                 for row, id_, document, text, metadata, node, checksum in connection.execute(query, part):

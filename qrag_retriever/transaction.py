@@ -104,7 +104,7 @@ class Transaction:
     def fill(self, records: Sequence[Record], vectors: np.ndarray, deleted_ids: Collection[str]) -> None:
         """Replace everything; ``vectors`` (N, dim) in the order of the records."""
         for table in ("chunks", "records", "deleted"):
-            self._connection.execute(f"DELETE FROM {table}")  # our own names  # noqa: S608  # our own names
+            self._connection.execute(f"DELETE FROM {table}")  # noqa: S608  # our own names
         self._connection.executemany("INSERT INTO deleted VALUES (?)", [(id_,) for id_ in deleted_ids])
         self.add(records, [(major, 0) for major in range(len(records))], vectors)
 
