@@ -50,6 +50,8 @@ class Encoder:
             first = type(model[0]).__name__
             raise ValueError(f"expected a model that starts with a transformer and its tokeniser, got {first}")
         self._tokenizer: Any = tokenizer
+        # Before transformers 5, padding apart from tokenising is warned about as slow; our batches come from pieces.
+        getattr(tokenizer, "deprecation_warnings", {})["Asking-to-pad-a-fast-tokenizer"] = True
         self._prefix, self._suffix = _special_tokens(tokenizer)
         self._separator = _separator(tokenizer, self._suffix)
 
