@@ -1,9 +1,12 @@
-"""How additions and deletions make the next version of an index: in memory, or through its folder."""
+"""How additions and deletions make the next version of an index: in memory, or through its folder.
+
+Both backings answer the same calls; the caller sees to it that one thread makes a change at a time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -15,19 +18,6 @@ from qrag_retriever.sources import FolderSource, MemorySource
 from qrag_retriever.storage import IndexFolder
 from qrag_retriever.transaction import FolderSettings
 from qrag_retriever.view import Geometry, IndexView
-
-
-class Backing(Protocol):
-    """Makes new versions; the caller sees to it that one thread does at a time."""
-
-    def add(self, view: IndexView, records: Sequence[Record], vectors: np.ndarray) -> IndexView:
-        """Add or update records; returns the version that has them."""
-
-    def delete(self, view: IndexView, ids: Sequence[str]) -> tuple[IndexView, list[str]]:
-        """Delete records; returns the version without them, and the ids that were deleted now."""
-
-    def deleted_ids(self) -> set[str]:
-        """Return the ids that were ever deleted."""
 
 
 class MemoryBacking:

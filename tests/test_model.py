@@ -357,3 +357,20 @@ def test_options_that_matter_come_back_and_trust_does_not(tiny_encoder: Path) ->
     assert model.source.options == {"truncate_dim": 16}
     assert model.encode_chunks(["a"]).shape == (1, 16)
     assert model.source.load(device="cpu").fingerprint() == model.fingerprint()
+
+
+def test_pushing_uploads_a_complete_model_folder(two_encoders: QRAGModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploaded: dict[str, list[str]] = {}
+
+    class Hub:
+        def create_repo(self, repo_id: str, **_: object) -> None:
+            uploaded[repo_id] = []
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> str:
+            assert QRAGModel.from_pretrained(folder_path, device="cpu").fingerprint() == two_encoders.fingerprint()
+            uploaded[repo_id] = sorted(path.name for path in folder_path.iterdir())
+            return f"{repo_id}: {commit_message}"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    assert two_encoders.push_to_hub("me/pair") == "me/pair: Upload model"
+    assert uploaded == {"me/pair": ["README.md", "action_encoder", "qrag_config.json", "state_encoder"]}

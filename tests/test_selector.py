@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from qrag_retriever import ChunkIndex, MultiStepSelector, QRAGModel
+from qrag_retriever import ChunkIndex, MultiStepSelector, QRAGConfig, QRAGModel
+from qrag_retriever.index_model import IndexModel
 from qrag_retriever.positions import relative_runs
 from qrag_retriever.q_values import q_values
 from tests.conftest import QUESTION, STORY
@@ -182,15 +184,20 @@ class TestBeamSearch:
         for sets in seen:
             assert len(set(sets)) == len(sets)
 
-    def test_a_beam_that_min_q_ends_is_kept(self, index: ChunkIndex) -> None:
-        """The best single pick, worth more than min_q, after which nothing is."""
-        first = MultiStepSelector(index, k=1).select(QUESTION).steps[0]
-        others = [step.q_value for step in MultiStepSelector(index, k=6).select(QUESTION).steps[1:]]
-        threshold = np.nextafter(first.q_value, -np.inf)
-        assert max(others) <= threshold or len(others) > 0
-        selection = MultiStepSelector(index, k=6, beam_width=4, min_q=max([threshold, *others])).select(QUESTION)
-        if first.q_value > max(others):
-            assert (picks(selection), selection.stop_reason) == ([first.chunk_id], "min_q")
+    def test_a_beam_that_min_q_ends_is_kept(self) -> None:
+        """The best pick leads nowhere; the second best leads to more picks, none of them as good."""
+        q_values_after = {(): [0.9, 0.5, 0.0], ("a",): [0.0, 0.0, 0.0], ("b",): [0.05, 0.0, 0.6], ("b", "c"): [0.0] * 3}
+
+        def encode_states(states: list, **_: object) -> np.ndarray:
+            return np.array([q_values_after[tuple(texts)] for _, texts in states], np.float32)
+
+        index = ChunkIndex.from_embeddings(np.eye(3, dtype=np.float32), ["a", "b", "c"], mode="corpus")
+        config = QRAGConfig(dim=3)
+        index._model = IndexModel(SimpleNamespace(config=config, encode_states=encode_states))  # type: ignore[arg-type]
+        selection = MultiStepSelector(index, k=3, min_q=0.1, beam_width=2).select("q")
+        assert (selection.ids, selection.stop_reason) == (["0"], "min_q")
+        longer = MultiStepSelector(index, k=3, min_q=0.1, beam_width=2, rank_by="last").select("q")
+        assert longer.ids == ["0"]
 
     @pytest.mark.parametrize("options", [{"beam_width": 4}, {"temperature": 3.0, "seed": 0}, {}])
     def test_no_pick_is_worth_min_q_or_less(self, index: ChunkIndex, options: dict) -> None:
