@@ -65,12 +65,13 @@ class Encoder:
         """Tokens that the tokeniser adds around one text."""
         return len(self._prefix) + len(self._suffix)
 
-    def forward(self, batch: Sequence[TokenIds], prompt_tokens: int = 0) -> torch.Tensor:
+    def forward(self, batch: Sequence[TokenIds], prompt_tokens: int = 0, pad_to: int | None = None) -> torch.Tensor:
         """Embed token ids, with gradients where they are enabled.
 
         Args:
             batch: B sequences of token ids, special tokens included.
             prompt_tokens: Leading tokens that belong to a prompt, for models that leave it out of the pooling.
+            pad_to: Pad to this many tokens; None pads to the longest of the batch.
 
         Returns:
             Shape (B, D), float32, normalised and scaled as the configuration says.
@@ -78,7 +79,10 @@ class Encoder:
         import torch
 
         with _TOKENIZER_LOCK:
-            padded = self._tokenizer.pad({"input_ids": list(batch)}, padding=True, return_tensors="pt")
+            padding = "longest" if pad_to is None else "max_length"
+            padded = self._tokenizer.pad(
+                {"input_ids": list(batch)}, padding=padding, max_length=pad_to, return_tensors="pt"
+            )
         features = {name: value.to(self.device) for name, value in padded.items()}
         if prompt_tokens:
             features["prompt_length"] = prompt_tokens
@@ -104,7 +108,7 @@ class Encoder:
     def _wrapped(self, content: TokenIds) -> TokenIds:
         return [*self._prefix, *content, *self._suffix]
 
-    def _embed(self, sequences: Sequence[TokenIds], prompt_tokens: int, show_progress: bool | None) -> np.ndarray:
+    def _embed(self, sequences: Sequence[TokenIds], show_progress: bool | None) -> np.ndarray:
         """Embed token sequences without gradients, in batches of similar length; (B, D) float32, in the given order."""
         import torch
 
@@ -114,13 +118,20 @@ class Encoder:
         progress = tqdm(total=len(sequences), desc="encode", unit="text", disable=hidden, delay=delay, leave=False)
         with progress, torch.inference_mode():
             for rows in _length_sorted_batches(sequences, _BATCH_TOKENS.get(self.device.type, 4096)):
-                batch = self.forward([sequences[row] for row in rows], prompt_tokens)
+                batch = self.forward([sequences[row] for row in rows], self.prompt_tokens)
                 embeddings[rows] = batch.cpu().numpy()
                 progress.update(len(rows))
         return embeddings
 
-    def _prompt_tokens(self, prompt: str) -> int:
-        """Count the leading tokens to leave out of the pooling: none for most models."""
+    @property
+    def prompt(self) -> str:
+        """What goes before a text."""
+        raise NotImplementedError
+
+    @cached_property
+    def prompt_tokens(self) -> int:
+        """Leading tokens to leave out of the pooling: none for most models."""
+        prompt = self.prompt
         pooling = next((module for module in self.model if hasattr(module, "include_prompt")), None)
         if not prompt or pooling is None or pooling.include_prompt:
             return 0
@@ -129,6 +140,11 @@ class Encoder:
 
 class ActionEncoder(Encoder):
     """Embeds chunks, each once."""
+
+    @property
+    def prompt(self) -> str:
+        """What goes before a chunk."""
+        return self.config.document_prompt
 
     @property
     def content_limit(self) -> int:
@@ -164,11 +180,16 @@ class ActionEncoder(Encoder):
                 len(texts),
                 self._limit,
             )
-        return self._embed(sequences, self._prompt_tokens(self.config.document_prompt), show_progress)
+        return self._embed(sequences, show_progress)
 
 
 class StateEncoder(Encoder):
     """Embeds states: a query and the chunks picked so far."""
+
+    @property
+    def prompt(self) -> str:
+        """What goes before the query of a state."""
+        return self.config.query_prompt
 
     def max_state_tokens(self) -> int:
         """Return the tokens a whole state may have: the recipe's limit or the encoder's position table.
@@ -192,7 +213,7 @@ class StateEncoder(Encoder):
 
     def encode(self, states: Sequence[StateInput], show_progress: bool | None = None) -> np.ndarray:
         """Embed states: shape (B, D), float32."""
-        return self._embed(self.tokenize(states), self._prompt_tokens(self.config.query_prompt), show_progress)
+        return self._embed(self.tokenize(states), show_progress)
 
     def _joined(self, pieces: Sequence[TokenIds]) -> TokenIds:
         joined = list(pieces[0])

@@ -19,8 +19,28 @@ class DuplicateIdError(ValueError):
     """The same id occurs twice in one call."""
 
 
+class DataError(ValueError):
+    """A data file cannot be used: missing, or a line of it is not as its format has it."""
+
+
 class UnknownIdError(KeyError):
     """An id is not, and never was, in the index."""
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class RecipeError(ValueError):
+    """A training recipe has an unknown key or a wrong value."""
+
+
+class CheckpointError(ValueError):
+    """A training checkpoint is damaged, or belongs to another recipe."""
+
+
+class DivergedError(ArithmeticError):
+    """Training has produced values that are not finite; the last good weights are kept."""
+
+
+class RewardError(RuntimeError):
+    """A reward cannot be had: its language model fails, or does not answer in text."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qrag_retriever.positions import Runs
-from qrag_retriever.rotary import is_torch, rotate_backward
+from qrag_retriever.rotary import check_dim, is_torch, neighbours, phase_rows, rotate_backward
+
+if TYPE_CHECKING:
+    import torch
 
 
 def head_q_values(state_embedding: Any, chunk_embeddings: Any, runs: Runs) -> Any:
@@ -42,3 +45,37 @@ def head_q_values(state_embedding: Any, chunk_embeddings: Any, runs: Runs) -> An
 def q_values(state_embedding: Any, chunk_embeddings: Any, runs: Runs) -> Any:
     """Score every chunk: the sum of both heads, shape (N,). Arguments as in `head_q_values`."""
     return head_q_values(state_embedding, chunk_embeddings, runs).sum(0)
+
+
+def batched_head_q_values(states: torch.Tensor, chunks: torch.Tensor, positions: np.ndarray) -> torch.Tensor:
+    """Score the chunks of many documents at once, each against its own state, with each of the twin Q-heads.
+
+    ``Q[b, i, h] = <s_b,h, R(p_bi) a_bi,h>``: the same values as `head_q_values`, for many short documents, where a
+    loop over runs would cost more than the arithmetic.
+
+    Args:
+        states: Shape (B, D), state embeddings.
+        chunks: Shape (B, N, D), chunk embeddings, not rotated; or (N, D) where all states share one document.
+        positions: Shape (B, N), integers: every chunk's position given its state's picks.
+
+    Returns:
+        Shape (B, N, 2); gradients flow to states and chunks.
+
+    Source: Q-RAG (arXiv 2511.07328), Section 3.
+    """
+    import torch
+
+    batch, num_chunks = positions.shape
+    dim = states.shape[-1]
+    if not positions.any():
+        by_head = chunks.expand(batch, num_chunks, dim).reshape(batch, num_chunks, 2, dim // 2)
+        return torch.einsum("bnhd,bhd->bnh", by_head, states.reshape(batch, 2, dim // 2))
+    check_dim(dim)
+    cos_table, sin_table, rows = phase_rows(positions.ravel(), dim)
+    cos, sin = (
+        torch.from_numpy(table[rows]).to(states.device, states.dtype).view(batch, num_chunks, dim)
+        for table in (cos_table, sin_table)
+    )
+    partners = states[:, torch.from_numpy(neighbours(dim))]
+    rotated = states.unsqueeze(1) * cos - partners.unsqueeze(1) * sin  # (B, N, D)
+    return (rotated * chunks).reshape(batch, num_chunks, 2, dim // 2).sum(-1)

@@ -21,9 +21,24 @@ LINES = [
     ["selector"],
     ["integrations"],
     ["retriever"],
+    ["training"],
     ["benchmarks"],
 ]
+# The same within the training package.
+TRAINING_LINES = [
+    ["data_checks", "sentences", "timing", "recipe", "processes", "returns", "schedules"],
+    ["data"],
+    ["datasets", "rewards", "checkpoint", "logs"],
+    ["environment", "sampling", "chunk_cache", "batches", "networks", "starting_point"],
+    ["opening", "warm_start", "rollout", "evaluation"],
+    ["pqn"],
+    ["stages"],
+    ["trainer"],
+    ["dry_run"],
+    ["cli"],
+]
 LINE_OF = {module: number for number, line in enumerate(LINES) for module in line}
+TRAINING_LINE_OF = {module: number for number, line in enumerate(TRAINING_LINES) for module in line}
 FRAMEWORKS = ("langchain_core", "llama_index")
 
 
@@ -56,6 +71,21 @@ def test_a_file_imports_only_from_the_lines_above(path: Path) -> None:
             assert other == own or LINE_OF[other] < LINE_OF[own], f"{own} imports {other}"
 
 
+TRAINING_FILES = [path for path in FILES if path.parent != PACKAGE and path.is_relative_to(PACKAGE / "training")]
+
+
+@pytest.mark.parametrize("path", TRAINING_FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_training_imports_only_from_the_lines_above(path: Path) -> None:
+    own = path.relative_to(PACKAGE / "training").with_suffix("").parts[0]
+    if own == "__init__":
+        return
+    assert own in TRAINING_LINE_OF, f"training.{own} has no place in the layering"
+    for module in imports_of(path):
+        parts = module.split(".")
+        if parts[:2] == ["qrag_retriever", "training"] and len(parts) > 2 and parts[2] in TRAINING_LINE_OF:
+            assert parts[2] == own or TRAINING_LINE_OF[parts[2]] < TRAINING_LINE_OF[own], f"{own} imports {module}"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_its_side_imports_a_framework(path: Path) -> None:
     frameworks = {name for module in imports_of(path) for name in FRAMEWORKS if module.split(".")[0] == name}
@@ -68,8 +98,11 @@ def test_torch_and_sentence_transformers_are_imported_inside_functions_only() ->
     """Opening an index and searching it needs neither; they come in with the first encode."""
     heavy = {"torch", "sentence_transformers", "transformers"}
     deferred = {"compact", "benchmarks"}
+    # Data, rewards and environments never see a tensor; the rest of training is for torch.
+    without_tensors = {"data", "data_checks", "datasets", "environment", "rewards", "sampling", "schedules", "recipe"}
     for path in FILES:
-        if path.relative_to(PACKAGE).with_suffix("").parts[0] in deferred:
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[0] in deferred or (parts[0] == "training" and parts[1] not in without_tensors):
             continue
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []

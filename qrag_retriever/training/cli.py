@@ -1,0 +1,78 @@
+"""qrag-train: train a retriever from a recipe."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from qrag_retriever.errors import CheckpointError, DataError, DivergedError, ModelFolderError, RecipeError, RewardError
+
+_EXAMPLES = """examples:
+  qrag-train training/babilong-qa2.toml --data DATA
+  qrag-train my.toml --set pqn.num_updates=500 --set run.output=runs/longer
+  qrag-train my.toml --dry-run
+  qrag-train my.toml --resume
+  torchrun --nproc-per-node 4 -m qrag_retriever.training.cli my.toml
+"""
+# What a shell expects of a process that a signal has ended.
+_SIGNAL_EXIT = 128
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 1 something is wrong, 2 usage, 128 + signal stopped."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    from qrag_retriever.training.recipe import read_recipe
+
+    try:
+        recipe = read_recipe(options.recipe, options.set)
+        from qrag_retriever.training.trainer import Interrupted, Trainer
+
+        trainer = Trainer(recipe, options.data, Path(options.recipe).parent)
+        if options.dry_run:
+            from qrag_retriever.training.dry_run import describe
+
+            sys.stdout.write(describe(trainer))
+            return 0
+        try:
+            trainer.fit(resume=options.resume)
+        except Interrupted as stopped:
+            sys.stderr.write(f"{stopped}\n")
+            return _SIGNAL_EXIT + stopped.signal_number
+        sys.stdout.write(trainer.closing_words())
+    except (
+        CheckpointError, DataError, DivergedError, ModelFolderError, RecipeError, RewardError, OSError, ImportError,
+        ValueError,
+    ) as error:  # fmt: skip
+        sys.stderr.write(f"qrag-train: {error}\n")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="qrag-train",
+        description="Train a multi-step retriever by reinforcement learning in embedding space.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recipe", help="a TOML file; every key is described in qrag_retriever.training.recipe")
+    parser.add_argument("--data", metavar="DIR", help="folder of the public data sets that the recipe names")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace a setting, for example pqn.alpha=0.05; may be given many times",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in run.output")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be trained, on what, how long; stop")
+    parser.add_argument("--verbose", action="store_true", help="say more")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,89 @@
+"""Public benchmarks as sources of samples: one loader for each format, all in the layout of one data folder.
+
+``babi/en*/``, ``books/{train,test}/``, ``hotpotqa/``, ``musique/``, ``2wiki/``, ``squad/``, ``essays/paul_graham/``: a
+loader reads what is there and says which file it lacks. Files named dev or test are for testing only; validation is
+cut from the training data by story, gold title, article or book.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from qrag_retriever.training.data import SampleSource
+from qrag_retriever.training.data_checks import nearest
+from qrag_retriever.training.datasets.babi import LENGTHS, BabiLong
+from qrag_retriever.training.datasets.books import BookNoise
+from qrag_retriever.training.datasets.musique import MuSiQue
+from qrag_retriever.training.datasets.niah import TASKS as NIAH_TASKS
+from qrag_retriever.training.datasets.niah import Niah
+from qrag_retriever.training.datasets.splits import Split
+from qrag_retriever.training.datasets.squad import Squad
+from qrag_retriever.training.datasets.wiki import RulerHotpot, TwoWikiOpen, WikiQuestions
+
+__all__ = [
+    "LENGTHS",
+    "SOURCES",
+    "BabiLong",
+    "BookNoise",
+    "DatasetSource",
+    "MuSiQue",
+    "Niah",
+    "RulerHotpot",
+    "Split",
+    "Squad",
+    "TwoWikiOpen",
+    "WikiQuestions",
+    "open_source",
+]
+
+
+class DatasetSource(SampleSource, Protocol):
+    """A source that knows how many picks its questions need.
+
+    Attributes:
+        split: "train", "validation" or "test".
+        default_step_limit: Picks that an episode or an evaluation should have.
+    """
+
+    split: Split
+    default_step_limit: int
+
+
+def _babilong(task: int) -> Callable[..., DatasetSource]:
+    return lambda folder, split, **options: BabiLong(folder, task, split, **options)
+
+
+# Name -> a loader that takes the folder, the split and the options of its class.
+SOURCES: dict[str, Callable[..., DatasetSource]] = {
+    **{f"babilong-qa{task}": _babilong(task) for task in range(1, 6)},
+    **{name: partial(Niah, name) for name in NIAH_TASKS},
+    "ruler-qa-1": Squad,
+    "ruler-qa-2": RulerHotpot,
+    "hotpotqa": partial(WikiQuestions, "hotpotqa"),
+    "musique": MuSiQue,
+    "2wiki": partial(WikiQuestions, "2wiki"),
+    "2wiki-open": TwoWikiOpen,
+}
+
+
+def open_source(name: str, folder: str | Path, split: Split = "train", **options: Any) -> DatasetSource:
+    """Open a benchmark by name.
+
+    Args:
+        name: A key of `SOURCES`.
+        folder: The data folder.
+        split: "train", "validation" or "test"; "2wiki-open" has a test split only.
+        options: What the class of the source takes besides: `BabiLong` (babilong-*), `Niah` (niah-*), `Squad`
+            (ruler-qa-1), `RulerHotpot` (ruler-qa-2), `WikiQuestions` (hotpotqa, 2wiki), `MuSiQue`, `TwoWikiOpen`.
+
+    Raises:
+        ValueError: If the name is not known, or an option has a value that it cannot have.
+        TypeError: If the source has no such option.
+        DataError: If a file is missing or not as its format has it.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"there is no source {name!r}{nearest(name, SOURCES)}; there are {', '.join(SOURCES)}")
+    return SOURCES[name](folder, split, **options)

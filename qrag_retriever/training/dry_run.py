@@ -1,0 +1,90 @@
+"""What a run would do, without doing it: model, data, tokens, updates, and an estimate of time and memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+
+from qrag_retriever.training.sampling import Task
+from qrag_retriever.training.trainer import Trainer
+
+# Samples looked at for the means; more would keep the reader waiting.
+_LOOKED_AT = 32
+_TIMED_UPDATES = 3
+
+
+def describe(trainer: Trainer) -> str:
+    """Describe a run; carries out a few updates on the loaded copy to time them, and writes nothing.
+
+    Args:
+        trainer: Not used for training afterwards.
+    """
+    return "\n".join([*_model(trainer), *_data(trainer), *_cost(trainer)]) + "\n"
+
+
+def _model(trainer: Trainer) -> Iterator[str]:
+    pair, settings = trainer.pair, trainer.recipe.model
+    trainable = sum(weight.numel() for weight in pair.trainable().values())
+    encoders = (pair.state_encoder, pair.action_encoder)
+    weights = {id(weight): weight.numel() for encoder in encoders for weight in encoder.model.parameters()}
+    yield f"model: {settings.encoder}, {settings.num_layers or 'all'} layers, dimension {pair.config.dim}"
+    yield f"  {trainable / 1e6:.1f} M weights are trained, of {sum(weights.values()) / 1e6:.1f} M in both encoders"
+    yield f"  positions {pair.config.positions}, output_scale {pair.config.output_scale:.4g}, device {pair.device}"
+
+
+def _data(trainer: Trainer) -> Iterator[str]:
+    yield "data:"
+    for task in trainer.mixture.tasks:
+        yield f"  {task.source.name}: {len(task.numbers):,} questions, weight {task.weight:g}"
+        yield from _means(trainer, task)
+    yield f"  validation: {len(trainer.validation):,} questions"
+    for reason, count in trainer.mixture.skipped.items():
+        yield f"  skipped: {count} of the samples looked at, because {reason}"
+
+
+def _means(trainer: Trainer, task: Task) -> Iterator[str]:
+    random = np.random.default_rng(0)
+    numbers = random.permutation(task.numbers)[:_LOOKED_AT]
+    episodes = [task.episode(int(number), random) for number in numbers]
+    tokens = [
+        sum(map(len, trainer.pair.action_encoder.tokenize(sample.chunks)[0])) / len(sample.chunks)
+        for sample, _ in episodes[:8]
+    ]
+    facts = [len(sample.supporting) for sample, _ in episodes if sample.supporting is not None]
+    yield (
+        f"    {np.mean([len(sample.chunks) for sample, _ in episodes]):.0f} chunks a document, "
+        f"{np.mean(tokens):.0f} tokens a chunk, {np.mean(facts) if facts else 0:.1f} facts, "
+        f"{np.mean([limit for _, limit in episodes]):.1f} picks an episode (means of {len(episodes)})"
+    )
+
+
+def _cost(trainer: Trainer) -> Iterator[str]:
+    recipe = trainer.recipe
+    total = 0.0
+    yield "updates:"
+    for stage in trainer.stages:
+        stage.begin()
+        # The first update embeds the era's chunks; the quickest of the next is what most updates take.
+        first, *later = [trainer.one_update(stage) for _ in range(_TIMED_UPDATES)]
+        usual = min(later)
+        refreshes = stage.num_updates / recipe.run.refresh_updates
+        seconds = stage.num_updates * usual + refreshes * max(0.0, first - usual)
+        total += seconds
+        yield f"  {stage.name}: {stage.num_updates:,} updates of about {usual:.2f} s: {_duration(seconds)}"
+    yield f"estimate: {_duration(total)} and validation every {recipe.run.evaluate_updates} updates, on this machine"
+    yield f"memory: {_peak_memory() / 2**30:.1f} GiB at its highest so far"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _peak_memory() -> int:
+    """Return the most memory that this process has had, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

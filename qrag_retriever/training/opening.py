@@ -1,0 +1,126 @@
+"""What a recipe names, opened: data sources and the reward."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qrag_retriever.errors import RecipeError
+from qrag_retriever.training.data import JsonLines, SampleSource
+from qrag_retriever.training.datasets import SOURCES, open_source
+from qrag_retriever.training.recipe import DataSettings, Recipe, RewardSettings
+from qrag_retriever.training.rewards import AnswerContainedReward, LLMAnswerReward, Reward, SupportingFactsReward
+from qrag_retriever.training.sampling import Task, split_by_id
+from qrag_retriever.training.sentences import CountTokens
+
+# Of a user's own questions, where the recipe names no validation file.
+_VALIDATION_SHARE = 0.1
+
+
+def open_tasks(
+    recipe: Recipe, data_folder: Path | None, recipe_folder: Path, count_tokens: CountTokens | None = None
+) -> tuple[list[Task], list[Task]]:
+    """Open the sources of training and of validation.
+
+    Args:
+        recipe: Names them.
+        data_folder: Where data sets lie.
+        recipe_folder: What paths of .jsonl files are relative to.
+        count_tokens: Counts tokens of long documents for chunking.
+
+    Returns:
+        Training tasks and validation tasks.
+
+    Raises:
+        RecipeError: If a source is not known, or an option does not belong to it.
+        DataError: If a file is missing or wrong.
+    """
+    training, validation = [], []
+    for settings in recipe.data:
+        own, held_out = _open(settings, "train", data_folder, recipe_folder, count_tokens, not recipe.validation)
+        training.append(own)
+        if held_out is not None:
+            validation.append(held_out)
+    for settings in recipe.validation:
+        validation.append(_open(settings, "validation", data_folder, recipe_folder, count_tokens, False)[0])
+    return training, validation
+
+
+def _open(
+    settings: DataSettings, split: Any, data_folder: Path | None, recipe_folder: Path,
+    count_tokens: CountTokens | None, with_validation: bool,
+) -> tuple[Task, Task | None]:  # fmt: skip
+    if settings.source.endswith(".jsonl"):
+        source: SampleSource = JsonLines(
+            recipe_folder / settings.source, mode=settings.mode or "document", count_tokens=count_tokens,
+            **settings.options,
+        )  # fmt: skip
+        if not with_validation:
+            return _task(settings, source, np.arange(len(source))), None
+        numbers, held_out = split_by_id(source, _VALIDATION_SHARE)
+        return _task(settings, source, numbers), _task(settings, source, held_out, for_validation=True)
+    if data_folder is None:
+        raise RecipeError(f"the source {settings.source!r} lies in a data folder; name it with --data DIR")
+    source = _dataset(settings, settings.split or split, data_folder)
+    task = _task(settings, source, np.arange(len(source)))
+    if not with_validation:
+        return task, None
+    held = _dataset(settings, "validation", data_folder)
+    return task, _task(settings, held, np.arange(len(held)), for_validation=True)
+
+
+def _dataset(settings: DataSettings, split: Any, folder: Path) -> SampleSource:
+    if settings.source not in SOURCES:
+        raise RecipeError(
+            f"there is no source {settings.source!r}: expected a .jsonl file or one of {', '.join(SOURCES)}"
+        )
+    try:
+        return open_source(settings.source, folder, split, **settings.options)
+    except TypeError as error:
+        raise RecipeError(f"options of {settings.source}: {error}") from error
+
+
+def _task(settings: DataSettings, source: SampleSource, numbers: np.ndarray, for_validation: bool = False) -> Task:
+    if settings.max_samples is not None and not for_validation:
+        numbers = np.sort(np.random.default_rng(0).permutation(numbers)[: settings.max_samples])
+    limit = settings.step_limit or getattr(source, "default_step_limit", None)
+    return Task(source, numbers, settings.weight, limit, settings.withhold_supporting and not for_validation)
+
+
+def open_reward(settings: RewardSettings) -> Reward:
+    """Make the reward that a recipe names.
+
+    Raises:
+        RecipeError: If the LLM cannot be imported, or none is named.
+    """
+    if settings.kind == "supporting_facts":
+        return SupportingFactsReward(
+            settings.completion_reward, settings.per_fact_reward, settings.penalize_extra_steps, settings.terminate
+        )
+    if settings.kind == "answer_contained":
+        return AnswerContainedReward(
+            settings.completion_reward, settings.penalize_extra_steps, terminate=settings.terminate
+        )
+    return LLMAnswerReward(
+        _imported(settings.llm)(),
+        settings.judge,
+        batch_size=settings.batch_size,
+        every_step=settings.every_step,
+        reward=settings.completion_reward,
+        terminate=settings.terminate,
+    )
+
+
+def _imported(name: str | None) -> Any:
+    if not name or ":" not in name:
+        raise RecipeError(
+            f"reward.llm must be 'package.module:callable', a callable that returns a chat model; got {name!r}"
+        )
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"reward.llm = {name!r} cannot be imported: {error}") from error

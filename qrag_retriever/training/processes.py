@@ -1,0 +1,67 @@
+"""The processes of a run: one, or as many as torchrun has started."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place among those of the run.
+
+    Attributes:
+        rank: Its number; 0 writes files and logs.
+        size: How many there are.
+        local_rank: Its number on its machine, which is that of its GPU.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def join(cls, device: str) -> Processes:
+        """Join the other processes if torchrun has started this one (NCCL on CUDA, else gloo)."""
+        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+            return cls()
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        return cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0")))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and logs."""
+        return self.rank == 0
+
+    def share(self, count: int, what: str) -> range:
+        """Return this process's part of ``count`` things, the same number for each.
+
+        Raises:
+            ValueError: If they cannot be shared equally.
+        """
+        if count % self.size:
+            raise ValueError(f"{count} {what} cannot be shared equally by {self.size} processes; use a multiple")
+        own = count // self.size
+        return range(self.rank * own, (self.rank + 1) * own)
+
+    def any(self, flag: bool) -> bool:
+        """Tell whether any process raises the flag."""
+        if self.size == 1:
+            return flag
+        device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+        raised = torch.tensor(float(flag), device=device)
+        torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX)
+        return bool(raised.item())
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
+    def leave(self) -> None:
+        """Leave the group."""
+        if self.size > 1 and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

@@ -1,0 +1,276 @@
+"""The recipe: every setting of a training run, typed, with unit and default; read from a TOML file, strictly."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from qrag_retriever.config import Mode, Positions
+from qrag_retriever.errors import RecipeError
+from qrag_retriever.state import StateOrder
+
+
+class Settings(BaseModel):
+    """Base of all groups of settings: unknown keys are errors, values are not changed after reading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters (peft) in place of full fine-tuning; merged into the weights of the saved model."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class ModelSettings(Settings):
+    """Where training starts."""
+
+    encoder: str = Field(
+        default="all-MiniLM-L6-v2", description="A sentence-transformers name or folder, or a Q-RAG model folder."
+    )
+    num_layers: int | None = Field(default=None, ge=1, description="Keep only the first layers.")
+    positions: Positions = "relative"
+    state_order: StateOrder = "document"
+    output_scale: float | None = Field(
+        default=None, gt=0, description="Factor on embeddings; None: Q-values of the untrained pair reach about 1."
+    )
+    max_chunk_tokens: int | None = Field(default=None, ge=3, description="Tokens of a chunk as an action.")
+    max_chunk_tokens_in_state: int | None = Field(default=None, ge=3, description="Tokens of a piece of a state.")
+    frozen: Literal["none", "word_embeddings", "embeddings"] = "word_embeddings"
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="In gradient passes; rollouts and targets have none.")
+    lora: LoraSettings | None = None
+    trust_remote_code: bool = False
+
+
+class DataSettings(Settings):
+    """One source of samples."""
+
+    source: str = Field(description="A data set's name (babilong-qa2, hotpotqa, ...) or a .jsonl file.")
+    weight: float = Field(default=1.0, gt=0, description="Share of the drawn samples, relative to other sources.")
+    step_limit: int | None = Field(default=None, ge=1, description="Picks of an episode; None: the data set's own.")
+    mode: Mode | None = Field(default=None, description="For .jsonl: whether chunks are one text or loose passages.")
+    split: Literal["train", "validation", "test"] | None = None
+    max_samples: int | None = Field(default=None, ge=1, description="Use only so many questions, drawn by the seed.")
+    withhold_supporting: bool = Field(default=False, description="Train as if only answers were known.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Handed to the data set's loader.")
+
+
+class RewardSettings(Settings):
+    """What a pick earns."""
+
+    kind: Literal["supporting_facts", "answer_contained", "llm"] = "supporting_facts"
+    completion_reward: float = Field(default=1.0, gt=0)
+    per_fact_reward: float = Field(default=0.0, ge=0, description="For every newly found fact (supporting_facts).")
+    penalize_extra_steps: bool = Field(default=True, description="Completion earns less after more picks.")
+    terminate: bool = Field(default=False, description="End the episode at completion, not at the step limit.")
+    llm: str | None = Field(default=None, description="package.module:callable that returns a chat model (llm).")
+    judge: Literal["exact", "f1"] = "exact"
+    every_step: bool = Field(default=False, description="Ask the LLM after every pick, not only at the end.")
+    batch_size: int = Field(default=16, ge=1, description="Prompts sent to the LLM together.")
+
+
+class WarmStartSettings(Settings):
+    """Imitation of annotated facts before PQN."""
+
+    num_updates: int = Field(default=600, ge=0)
+    samples_per_update: int = Field(default=24, ge=1)
+    states_per_sample: int = Field(default=2, ge=1)
+    learning_rate: float = Field(default=2e-4, gt=0)
+    warmup_updates: int = Field(default=20, ge=0)
+    end_share: float = Field(default=0.1, ge=0, le=1, description="The last learning rate, as a share of the first.")
+    value_weight: float = Field(default=5.0, ge=0, description="Of the squared error to the closed-form return.")
+    complete_share: float = Field(default=0.15, ge=0, le=1, description="States in which nothing is missing.")
+    wrong_share: float = Field(default=0.5, ge=0, le=1, description="States with wrong picks.")
+    hard_share: float = Field(default=0.7, ge=0, le=1, description="Wrong picks that are likely mistakes.")
+    start_temperature: float = Field(default=0.05, gt=0, description="Divides Q-values in the cross-entropy; learned.")
+    max_candidates: int = Field(default=512, ge=2, description="Chunks per state in the loss.")
+    fresh_chunks: int = Field(default=320, ge=1, description="Chunks per update that are embedded with gradients.")
+    patience_updates: int | None = Field(
+        default=None, ge=1, description="Go on to PQN when validation has not improved for so many updates."
+    )
+
+
+class PQNSettings(Settings):
+    """Value-based reinforcement learning."""
+
+    num_updates: int = Field(default=300, ge=0)
+    num_envs: int = Field(default=16, ge=1, description="Episodes that run in lockstep, over all processes.")
+    num_steps: int = Field(default=4, ge=1, description="Picks per environment in a rollout.")
+    accumulate: int = Field(default=1, ge=1, description="Rollouts per optimiser step.")
+    gamma: float = Field(default=0.99, ge=0, le=1, description="Discount, per pick.")
+    lam: float = Field(default=0.65, ge=0, le=1, description="Lambda of the lambda-returns.")
+    alpha: float = Field(default=0.02, gt=0, description="Temperature of policy and soft values, in reward units.")
+    alpha_end_share: float = Field(default=0.1, gt=0, le=1, description="The last temperature, as a share of alpha.")
+    value: Literal["soft", "hard"] = Field(default="hard", description="Soft or hard maximum in the values of states.")
+    top_k: int = Field(default=5, ge=1, description="Chunks that policy and soft values look at.")
+    targets: bool = Field(default=True, description="Whether values come from slowly moving target encoders.")
+    target_chunks: Literal["cached", "encoder"] = Field(
+        default="cached",
+        description="Chunk embeddings in values: the cached ones, or the target action encoder's own.",
+    )
+    tau: float = Field(default=0.05, gt=0, le=1, description="Share of the way that targets move per update.")
+    twin_heads: bool = Field(default=True, description="Two Q-heads of half the embedding, or one of all of it.")
+    clip_values: bool = Field(default=True, description="Clip values and targets to the reward's range.")
+    zero_when_settled: bool = Field(
+        default=True, description="States in which nothing more can be earned are worth 0, not what targets say."
+    )
+    imitation_weight: float = Field(default=0.1, ge=0, description="Of the warm start's cross-entropy, kept on.")
+    imitation_fade_updates: int | None = Field(default=None, ge=1, description="Fades to 0; None: over all updates.")
+    learning_rate: float = Field(default=1e-4, gt=0)
+    warmup_updates: int = Field(default=20, ge=0)
+    schedule: Literal["linear", "cosine"] = "linear"
+    end_share: float = Field(default=0.1, ge=0, le=1, description="The last learning rate, as a share of the first.")
+    fresh_chunks: int = Field(default=192, ge=0, description="Chunks embedded with gradients for the imitation.")
+    reuse_states: bool = Field(
+        default=True,
+        description="Take gradients through the rollout's own state embeddings; they are the same without dropout.",
+    )
+
+
+class OptimizerSettings(Settings):
+    """AdamW."""
+
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = Field(default=1e-6, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_gradient_norm: float = Field(default=2.0, gt=0)
+
+
+class RunSettings(Settings):
+    """How a run is carried out."""
+
+    output: str = Field(default="runs/qrag", description="Folder of checkpoint, logs and model.")
+    seed: int = Field(default=1, ge=0)
+    device: str | None = Field(default=None, description="None: CUDA, then MPS, then CPU.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="Of the arithmetic; weights are float32. auto: bfloat16 where it is quicker."
+    )
+    refresh_updates: int = Field(default=50, ge=1, description="Chunk embeddings are thrown away this often.")
+    evaluate_updates: int = Field(default=50, ge=1, description="Validation this often.")
+    validation_samples: int = Field(default=200, ge=1)
+    checkpoint_minutes: float = Field(default=5.0, gt=0)
+    tensorboard: bool = True
+    plain_batches: bool = Field(
+        default=False, description="Pad to powers of two and never sort by length, as the paper's code (comparisons)."
+    )
+
+
+class Recipe(Settings):
+    """Everything that decides a training run."""
+
+    model: ModelSettings = ModelSettings()
+    data: list[DataSettings] = Field(min_length=1)
+    validation: list[DataSettings] = Field(
+        default=[], description="Sources of validation; none: the validation split of the training sources."
+    )
+    reward: RewardSettings = RewardSettings()
+    warm_start: WarmStartSettings = WarmStartSettings()
+    pqn: PQNSettings = PQNSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    run: RunSettings = RunSettings()
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: A TOML file.
+        overrides: ``key=value`` each, the key with dots (``pqn.alpha=0.05``, ``data.0.weight=2``), the value in TOML;
+            what is not valid TOML is a string.
+
+    Raises:
+        RecipeError: If the file is missing or no TOML, or a key or value is wrong; names the nearest known key.
+    """
+    path = Path(path)
+    toml = _toml()
+    try:
+        content = toml.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, toml.TOMLDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from error
+    for override in overrides:
+        _override(content, override)
+    return parse_recipe(content, str(path))
+
+
+def parse_recipe(content: Mapping[str, Any], name: str = "the recipe") -> Recipe:
+    """Check settings that were read from somewhere; errors as in `read_recipe`."""
+    try:
+        return Recipe(**content)
+    except ValidationError as error:
+        raise RecipeError("\n".join([f"{name} has wrong settings:", *map(_complaint, error.errors())])) from error
+
+
+def _toml() -> Any:
+    if sys.version_info >= (3, 11):
+        import tomllib
+
+        return tomllib
+    import tomli
+
+    return tomli
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"expected key=value after --set, got {override!r}; for example pqn.alpha=0.05")
+    toml = _toml()
+    try:
+        value = toml.loads(f"value = {text}")["value"]
+    except toml.TOMLDecodeError:
+        value = text
+    *groups, last = key.strip().split(".")
+    place: Any = content
+    for depth, group in enumerate(groups):
+        if isinstance(place, list):
+            place = _item(place, group, override)
+        elif isinstance(place, dict):
+            place = place.setdefault(group, {})
+        else:
+            raise RecipeError(f"{'.'.join(groups[:depth])} in {override!r} is a value and has no keys")
+    if isinstance(place, list):
+        _item(place, last, override)
+        place[int(last)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise RecipeError(f"{'.'.join(groups)} in {override!r} is a value and has no keys")
+
+
+def _item(items: list[Any], number: str, override: str) -> Any:
+    if not number.isdigit() or int(number) >= len(items):
+        raise RecipeError(f"expected a number from 0 to {len(items) - 1} in place of {number!r} in {override!r}")
+    return items[int(number)]
+
+
+def _complaint(error: Any) -> str:
+    """Say one thing that is wrong, and the nearest known key where a key is not known."""
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return f"  {place}: {error['msg']}, got {error['input']!r}"
+    known = _fields_at(error["loc"][:-1])
+    nearest = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)
+    hint = f"; nearest known key: {nearest[0]}" if nearest else ""
+    return f"  {place}: unknown key{hint} (known here: {', '.join(sorted(known))})"
+
+
+_GROUPS: dict[str, type[Settings]] = {
+    "model": ModelSettings, "data": DataSettings, "validation": DataSettings, "reward": RewardSettings,
+    "warm_start": WarmStartSettings, "pqn": PQNSettings, "optimizer": OptimizerSettings, "run": RunSettings,
+    "lora": LoraSettings,
+}  # fmt: skip
+
+
+def _fields_at(location: Sequence[Any]) -> list[str]:
+    groups = [_GROUPS[part] for part in location if part in _GROUPS]
+    return list((groups[-1] if groups else Recipe).model_fields)

@@ -1,0 +1,64 @@
+"""Asking a language model of either framework, known by its methods alone: no framework is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+Ask = Callable[[str], Any]
+
+
+def ask_method(llm: Any) -> Ask:
+    """Return the method that puts one prompt to a model: LangChain's ``invoke``, LlamaIndex's ``complete``.
+
+    Raises:
+        TypeError: If it is neither a LangChain model nor a LlamaIndex LLM.
+    """
+    for needed in (("invoke", "batch"), ("complete",)):
+        if not isinstance(llm, type) and all(callable(getattr(llm, method, None)) for method in needed):
+            ask: Ask = getattr(llm, needed[0])
+            return ask
+    raise TypeError(
+        "llm must be a LangChain chat model (with invoke and batch) or a LlamaIndex LLM (with complete), "
+        f"got {f'the class {llm.__name__}' if isinstance(llm, type) else type(llm).__name__}"
+    )
+
+
+def attempt(ask: Ask, prompt: str) -> Any:
+    """Return the response to a prompt, or the exception that came instead."""
+    try:
+        return ask(prompt)
+    except Exception as error:
+        return error
+
+
+def ask_many(llm: Any, prompts: Sequence[str]) -> list[Any]:
+    """Put several prompts to a model at the same time; an exception stands where one failed.
+
+    LangChain's models have their own way to do so; LlamaIndex's are called from threads, as LangChain does by default.
+    """
+    if callable(getattr(llm, "batch", None)):
+        try:
+            return list(llm.batch(list(prompts), return_exceptions=True))
+        except Exception as error:  # some models raise all the same
+            return [error] * len(prompts)
+    ask = ask_method(llm)
+    if len(prompts) == 1:
+        return [attempt(ask, prompts[0])]
+    with ThreadPoolExecutor(len(prompts)) as threads:
+        return list(threads.map(partial(attempt, ask), prompts))
+
+
+def text_of(response: Any) -> str | None:
+    """Return the text of a model's response; None if it has none (an exception, an image, a call of a tool)."""
+    if isinstance(response, Exception):
+        return None
+    content = getattr(response, "content", response)  # LangChain's messages
+    if isinstance(content, list):
+        blocks = [block.get("text") if isinstance(block, dict) else block for block in content]
+        texts = [block for block in blocks if isinstance(block, str)]
+        return "".join(texts) if texts else None
+    text = content if isinstance(content, str) else getattr(response, "text", None)  # LlamaIndex's completions
+    return text if isinstance(text, str) else None

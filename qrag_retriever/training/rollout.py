@@ -1,0 +1,159 @@
+"""Rollouts: all environments pick in lockstep, and what they saw and earned is kept for one update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from qrag_retriever.state import RetrievalState
+from qrag_retriever.training.batches import Candidates, candidates_of, rendered, score
+from qrag_retriever.training.chunk_cache import ChunkCache
+from qrag_retriever.training.data import Sample
+from qrag_retriever.training.environment import VectorEnv
+from qrag_retriever.training.networks import TrainedPair
+from qrag_retriever.training.timing import Stopwatch
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One state that an environment was in, the pick it made there and what came of it.
+
+    Attributes:
+        sample: Question and document.
+        state: The state in which the pick was made.
+        chunk_id: The pick.
+        rows: Cache rows of the document's chunks.
+        reward: What the pick earned.
+        ended: Whether the episode ended with it.
+        settled: Whether nothing more could be earned afterwards.
+    """
+
+    sample: Sample
+    state: RetrievalState
+    chunk_id: int
+    rows: np.ndarray
+    reward: float
+    ended: bool
+    settled: bool
+
+    @property
+    def next_state(self) -> RetrievalState:
+        """The state after the pick."""
+        return self.state.append(self.chunk_id, self.sample.chunks[self.chunk_id])
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What E environments did in S steps; lists are step-major: all environments' first step, then the second.
+
+    Attributes:
+        visits: E x S visits.
+        candidates: What each of them could pick from.
+        embeddings: Shape (E * S, D): state embeddings by the live encoder; with gradients if they were asked for.
+        q_values: Shape (E * S,): Q-value of each pick when it was made.
+        num_envs: E.
+    """
+
+    visits: list[Visit]
+    candidates: Candidates
+    embeddings: torch.Tensor
+    q_values: np.ndarray
+    num_envs: int
+
+    def by_env(self, values: Sequence[float]) -> torch.Tensor:
+        """Lay out one number per visit as (num_envs, num_steps)."""
+        return torch.tensor(values, dtype=torch.float32).view(-1, self.num_envs).T.contiguous()
+
+
+def policy_pick(
+    q_values: np.ndarray, available: np.ndarray, alpha: float, top_k: int, random: np.random.Generator
+) -> int:
+    """Sample a chunk from softmax(Q / alpha) over the best available ones.
+
+    Args:
+        q_values: Shape (N,), the sum of both heads.
+        available: Shape (N,), bool, at least one True.
+        alpha: Temperature, in reward units.
+        top_k: How many of the best chunks are looked at.
+        random: The environment's own stream.
+
+    Source: Q-RAG (arXiv 2511.07328), Section 3, the training policy.
+    """
+    chunks = np.flatnonzero(available)
+    if len(chunks) > top_k:
+        chunks = chunks[np.argpartition(-q_values[chunks], top_k - 1)[:top_k]]
+    # In order of chunk id, so that ties do not depend on how the best were found.
+    chunks = np.sort(chunks)
+    logits = (q_values[chunks] - q_values[chunks].max()).astype(np.float64) / alpha
+    weights = np.exp(logits)
+    return int(random.choice(chunks, p=weights / weights.sum()))
+
+
+def collect(
+    envs: VectorEnv,
+    pair: TrainedPair,
+    cache: ChunkCache,
+    streams: Sequence[np.random.Generator],
+    num_steps: int,
+    alpha: float,
+    top_k: int,
+    with_gradients: bool,
+    watch: Stopwatch,
+) -> Rollout:
+    """Let every environment make ``num_steps`` picks.
+
+    Args:
+        envs: The environments, in whatever state the last rollout left them.
+        pair: The live encoders.
+        cache: Chunk embeddings of this era.
+        streams: One stream per environment, for its picks.
+        num_steps: Picks per environment.
+        alpha: Temperature of the policy.
+        top_k: Chunks that the policy looks at.
+        with_gradients: Whether the state embeddings keep their graph for the update.
+        watch: Says where the time goes.
+    """
+    visits: list[Visit] = []
+    parts: list[Candidates] = []
+    embeddings: list[torch.Tensor] = []
+    picked_values: list[float] = []
+    for _ in range(num_steps):
+        running = [(env.sample, env.state) for env in envs.envs]
+        with watch("chunks"):
+            rows = cache.rows_of([sample.chunks for sample, _ in running])
+        with watch("states"), torch.set_grad_enabled(with_gradients):
+            embedded = pair.embed_states([rendered(pair.config, state, sample.mode) for sample, state in running])
+        with watch("scores"):
+            candidates = candidates_of(
+                pair.config,
+                [(own, sample.mode) for own, (sample, _) in zip(rows, running, strict=True)],
+                [state.picked for _, state in running],
+            )
+            values = score(embedded.detach(), cache.table, candidates).sum(-1).cpu().numpy()
+            chosen = [
+                policy_pick(values[e], candidates.available[e], alpha, top_k, stream)
+                for e, stream in enumerate(streams)
+            ]
+        with watch("reward"):
+            transitions = envs.step(chosen)
+        for e, (transition, (sample, state)) in enumerate(zip(transitions, running, strict=True)):
+            outcome = (transition.reward, transition.ended, transition.settled)
+            visits.append(Visit(sample, state, chosen[e], rows[e], *outcome))
+            picked_values.append(float(values[e, chosen[e]]))
+        parts.append(candidates)
+        embeddings.append(embedded)
+    return Rollout(visits, _stacked(parts), torch.cat(embeddings), np.array(picked_values), len(streams))
+
+
+def _stacked(parts: Sequence[Candidates]) -> Candidates:
+    """Put the candidates of all steps below each other, padded to the longest document."""
+    longest = max(part.rows.shape[1] for part in parts)
+
+    def padded(name: str) -> np.ndarray:
+        arrays = [getattr(part, name) for part in parts]
+        return np.concatenate([np.pad(array, ((0, 0), (0, longest - array.shape[1]))) for array in arrays])
+
+    return Candidates(padded("rows"), padded("positions"), padded("available"))

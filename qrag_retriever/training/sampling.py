@@ -1,0 +1,123 @@
+"""Drawing training samples from weighted sources, and the fixed questions of a validation."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qrag_retriever.training.data import Sample, SampleSource
+from qrag_retriever.training.rewards.base import Reward
+
+_MOST_ATTEMPTS = 10_000
+_STEPS_WITHOUT_FACTS = 4
+
+
+@dataclass(frozen=True)
+class Task:
+    """A source with what the recipe says of it.
+
+    Attributes:
+        source: Where samples come from.
+        numbers: The samples that may be drawn; all of the source's, or a part.
+        weight: Relative to other tasks.
+        step_limit: Picks of an episode; None: two more than a sample has facts, or 4.
+        withhold_supporting: Whether the facts are kept from the training.
+    """
+
+    source: SampleSource
+    numbers: np.ndarray
+    weight: float = 1.0
+    step_limit: int | None = None
+    withhold_supporting: bool = False
+
+    def episode(self, number: int, random: np.random.Generator, era: int = 0) -> tuple[Sample, int]:
+        """Return a sample and its step limit."""
+        sample = self.source.sample(number, random, era)
+        limit = self.step_limit
+        if limit is None:
+            limit = _STEPS_WITHOUT_FACTS if sample.supporting is None else len(sample.supporting) + 2
+        if self.withhold_supporting:
+            sample = dataclasses.replace(sample, supporting=None)
+        return sample, limit
+
+
+class Mixture:
+    """Draws from several tasks in proportion to their weights, leaving out what the reward cannot judge."""
+
+    def __init__(self, tasks: Sequence[Task], reward: Reward) -> None:
+        """Set up the draw.
+
+        Args:
+            tasks: At least one, none of them empty.
+            reward: Says which samples it cannot judge.
+
+        Raises:
+            ValueError: If a task has no samples.
+        """
+        for task in tasks:
+            if not len(task.numbers):
+                raise ValueError(f"{task.source.name} has no samples left to draw")
+        self.tasks = tasks
+        self._reward = reward
+        self._shares = np.cumsum([task.weight for task in tasks]) / sum(task.weight for task in tasks)
+        self.era = 0
+        self.skipped: Counter[str] = Counter()
+        self._skipped_ids: set[str] = set()
+
+    def draw(self, random: np.random.Generator) -> tuple[Sample, int]:
+        """Draw one episode with a stream.
+
+        Raises:
+            ValueError: If the reward can judge none of the samples drawn.
+        """
+        reason: str | None = None
+        for _ in range(_MOST_ATTEMPTS):
+            place = int(np.searchsorted(self._shares, random.random(), side="right"))
+            task = self.tasks[min(place, len(self.tasks) - 1)]
+            number = int(task.numbers[random.integers(len(task.numbers))])
+            sample, limit = task.episode(number, random, self.era)
+            reason = self._reward.unusable(sample)
+            if reason is None:
+                return sample, limit
+            if sample.id not in self._skipped_ids:
+                self._skipped_ids.add(sample.id)
+                self.skipped[reason] += 1
+        raise ValueError(f"the reward can judge none of {_MOST_ATTEMPTS} samples drawn; the last one because {reason}")
+
+
+def fixed_episodes(tasks: Sequence[Task], num_samples: int, seed: int) -> list[tuple[Sample, int]]:
+    """Return the same questions over the same documents at every call, from all tasks in equal parts.
+
+    Args:
+        tasks: Where from; what the training must not see of a sample is seen here.
+        num_samples: Questions in all; fewer if the tasks have fewer.
+        seed: Decides which questions, and what their documents are filled up with.
+    """
+    episodes: list[tuple[Sample, int]] = []
+    for place, task in enumerate(tasks):
+        wanted = num_samples // len(tasks) + (place < num_samples % len(tasks))
+        numbers = np.random.default_rng([seed, place]).permutation(task.numbers)[:wanted]
+        for number in np.sort(numbers):
+            episodes.append(task.episode(int(number), np.random.default_rng([seed, place, int(number)])))
+    return episodes
+
+
+def split_by_id(source: SampleSource, validation_share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a source into training and validation numbers by a hash of each question's text.
+
+    The same question is on the same side whatever its place in the file, and so is one that occurs twice.
+    """
+    random = np.random.default_rng(0)
+    held_out = np.array(
+        [
+            int.from_bytes(hashlib.sha256(source.sample(i, random).question.encode()).digest()[:4], "big")
+            < validation_share * 2**32
+            for i in range(len(source))
+        ]
+    )
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)

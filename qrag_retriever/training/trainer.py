@@ -1,0 +1,471 @@
+"""Trainer: carries out a recipe, stage by stage; logs, validates, keeps checkpoints and the best model."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from qrag_retriever.config import Mode
+from qrag_retriever.devices import choose_device, choose_dtype
+from qrag_retriever.errors import CheckpointError, DivergedError, RecipeError
+from qrag_retriever.model import QRAGModel
+from qrag_retriever.training.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint, write_checkpoint
+from qrag_retriever.training.chunk_cache import ChunkCache
+from qrag_retriever.training.evaluation import best_min_q, calibration, figures_of, greedy_picks, returns_of
+from qrag_retriever.training.logs import RunLog
+from qrag_retriever.training.networks import TrainedPair
+from qrag_retriever.training.opening import open_reward, open_tasks
+from qrag_retriever.training.pqn import PQNLearner
+from qrag_retriever.training.processes import Processes
+from qrag_retriever.training.recipe import Recipe
+from qrag_retriever.training.rewards import Reward, SupportingFactsReward
+from qrag_retriever.training.sampling import Mixture, fixed_episodes
+from qrag_retriever.training.stages import PQNStage, Stage, WarmStartStage
+from qrag_retriever.training.starting_point import merged_copy, starting_encoders
+from qrag_retriever.training.timing import Stopwatch
+from qrag_retriever.training.warm_start import WarmStart
+
+MODEL_FOLDER = "model"
+# A loss this many times the square of the largest return is no noise.
+_EXPLODED = 1000.0
+_SAMPLES_FOR_SCALE = 8
+
+
+class Interrupted(Exception):  # noqa: N818 - no error: the run can go on
+    """The run was stopped by a signal after it had written a checkpoint."""
+
+    def __init__(self, signal_number: int, checkpoint: Path) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}; go on with --resume from {checkpoint}")
+        self.signal_number = signal_number
+
+
+class _Loss(torch.nn.Module):
+    """The loss of an update as a module, so that DistributedDataParallel sees one forward pass for one backward."""
+
+    def __init__(self, pair: TrainedPair, log_temperature: torch.nn.Parameter) -> None:
+        super().__init__()
+        self.encoders = torch.nn.ModuleList([pair.state_encoder.model, pair.action_encoder.model])
+        self.log_temperature = log_temperature
+
+    def forward(self, stage: Stage, update: int, watch: Stopwatch, figures: dict[str, float]) -> torch.Tensor:
+        loss, found = stage.loss(update, watch)
+        figures.update(found)
+        # Every weight must take part in every update, also the temperature that only the imitation uses.
+        return loss + 0.0 * self.log_temperature
+
+
+class Trainer:
+    """Fine-tunes a pair of encoders as a recipe says.
+
+    Attributes:
+        recipe: The settings.
+        output: Folder of the run: ``model/`` (the best on validation), ``checkpoints/``, ``log.jsonl``,
+            ``tensorboard/`` and ``report.json``.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data_folder: str | Path | None = None,
+        recipe_folder: str | Path = ".",
+        reward: Reward | None = None,
+    ) -> None:
+        """Open data, reward and model.
+
+        Args:
+            recipe: The settings.
+            data_folder: Where data sets lie.
+            recipe_folder: What paths of .jsonl files in the recipe are relative to.
+            reward: In place of the recipe's, one of your own.
+
+        Raises:
+            RecipeError: If settings do not fit together.
+            DataError: If data is missing or wrong.
+        """
+        self.recipe = recipe
+        self.output = Path(recipe.run.output)
+        run = recipe.run
+        device = choose_device(run.device)
+        self._processes = Processes.join(device)
+        if device == "cuda":
+            device = f"cuda:{self._processes.local_rank}"
+            torch.cuda.set_device(device)
+        self._device = device
+        self._reward = reward or open_reward(recipe.reward)
+        folder = None if data_folder is None else Path(data_folder)
+        training, validation = open_tasks(recipe, folder, Path(recipe_folder))
+        self.mixture = Mixture(training, self._reward)
+        self.validation = fixed_episodes(validation, run.validation_samples, run.seed) if validation else []
+        self._build_networks()
+        self._watch = Stopwatch()
+        self._step = 0
+        self._best: dict[str, Any] = {"score": -math.inf, "step": -1, "figures": {}}
+        self._history: list[dict[str, Any]] = []
+        self._signal: int | None = None
+
+    def _build_networks(self) -> None:
+        recipe, run = self.recipe, self.recipe.run
+        torch.manual_seed(run.seed)
+        drawn = [self.mixture.draw(np.random.default_rng([run.seed, 0, i]))[0] for i in range(_SAMPLES_FOR_SCALE)]
+        chunks = [text for sample in drawn for text in sample.chunks[:32]]
+        questions = [sample.question for sample in drawn]
+        config, state, action = starting_encoders(recipe.model, questions, chunks, self._device)
+        self.pair = TrainedPair(
+            config,
+            state,
+            action,
+            recipe.model.frozen,
+            targets=recipe.pqn.targets and recipe.pqn.num_updates > 0,
+            compute_dtype=choose_dtype(run.dtype, self._device),
+            dropout=recipe.model.dropout,
+            plain_batches=run.plain_batches,
+        )
+        self._cache = ChunkCache(self.pair.embed_chunks, config.dim, self.pair.device)
+        self._target_cache = None
+        if self.pair.has_targets and recipe.pqn.target_chunks == "encoder":
+            self._target_cache = ChunkCache(
+                lambda texts: self.pair.embed_chunks(texts, target=True), config.dim, self.pair.device
+            )
+        self._log_temperature = torch.nn.Parameter(
+            torch.tensor(math.log(recipe.warm_start.start_temperature), device=self.pair.device)
+        )
+        self.stages = self._build_stages()
+        module: torch.nn.Module = _Loss(self.pair, self._log_temperature)
+        if self._processes.size > 1:
+            module = torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+        self._module = module
+
+    def _build_stages(self) -> list[Stage]:
+        recipe, seed = self.recipe, self.recipe.run.seed
+        stages: list[Stage] = []
+        if recipe.warm_start.num_updates:
+            if not isinstance(self._reward, SupportingFactsReward):
+                raise RecipeError(
+                    "a warm start imitates annotated facts, and the reward does not go by them; "
+                    "set warm_start.num_updates = 0, or reward.kind = 'supporting_facts'"
+                )
+            own = self._processes.share(recipe.warm_start.samples_per_update, "warm_start.samples_per_update")
+            warm_start = WarmStart(
+                self.pair, self._cache, self._reward, self.mixture.draw, recipe.warm_start, recipe.pqn.gamma,
+                self._log_temperature, recipe.pqn.twin_heads,
+            )  # fmt: skip
+            streams = [np.random.default_rng([seed, 1, i]) for i in own]
+            stages.append(WarmStartStage(warm_start, recipe.warm_start, streams))
+        if recipe.pqn.num_updates:
+            own = self._processes.share(recipe.pqn.num_envs, "pqn.num_envs")
+            learner = PQNLearner(
+                self.pair, self._cache, self._target_cache, self._reward, recipe.pqn, self._log_temperature
+            )
+            streams = [np.random.default_rng([seed, 2, i]) for i in own]
+            stages.append(PQNStage(learner, self.pair, recipe.pqn, self._reward, self.mixture, streams))
+        if not stages:
+            raise RecipeError("nothing to do: warm_start.num_updates and pqn.num_updates are both 0")
+        return stages
+
+    def fit(self, resume: bool = False) -> QRAGModel:
+        """Train; return the model that was best on validation (the last one where there is no validation).
+
+        Args:
+            resume: Go on from the newest checkpoint in the output folder, if there is one.
+
+        Raises:
+            Interrupted: After SIGINT or SIGTERM, when the checkpoint has been written.
+            DivergedError: If the loss is not finite or explodes; the best model and the last checkpoint stand.
+            CheckpointError: If the checkpoint is damaged or of another recipe.
+            FileExistsError: If the output folder holds a run and ``resume`` is not asked for.
+        """
+        found = newest_checkpoint(self.output)
+        if not resume and (found is not None or (self.output / MODEL_FOLDER).exists()):
+            raise FileExistsError(f"{self.output} holds a run; resume it or name another run.output")
+        log = RunLog(self.output, self.recipe.run.tensorboard, silent=not self._processes.is_first)
+        try:
+            with self._signals():
+                self._run(log, read_checkpoint(found, self._processes) if resume and found is not None else None)
+        finally:
+            log.close()
+        self._processes.wait()
+        self._processes.leave()
+        return QRAGModel.from_pretrained(self.output / MODEL_FOLDER, device=self.recipe.run.device)
+
+    def closing_words(self) -> str:
+        """Say where the model is and how to use it."""
+        folder = (self.output / MODEL_FOLDER).as_posix()
+        figures = {name: value for name, value in self._best["figures"].items() if name in ("fact_recall", "exact")}
+        measured = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        return (
+            f"The model is in {folder}{f' (validation: {measured})' if measured else ''}. To use it:\n\n"
+            "    from qrag_retriever import QRAGRetriever\n"
+            f'    retriever = QRAGRetriever.from_texts(chunks, model="{folder}")\n'
+            '    docs = retriever.invoke("your question")\n'
+        )
+
+    def _run(self, log: RunLog, checkpoint: Checkpoint | None) -> None:
+        first = 0
+        if checkpoint is not None:
+            first = self._restore_shared(checkpoint)
+        for number in range(first, len(self.stages)):
+            resumed = checkpoint if number == first else None
+            self._run_stage(number, log, resumed)
+        if not self._history or self._best["step"] < 0:
+            self._save_model({})
+        self._write_report()
+
+    def _run_stage(self, number: int, log: RunLog, checkpoint: Checkpoint | None) -> None:
+        stage, run = self.stages[number], self.recipe.run
+        optimizer = self._optimizer()
+        done = 0
+        if checkpoint is not None:
+            done = self._restore_stage(stage, optimizer, checkpoint)
+        else:
+            stage.begin()
+            if not self._history:
+                self._validate(stage, log)
+        last_written = time.monotonic()
+        log.begin(stage.name, done, stage.num_updates)
+        while done < stage.num_updates and not self._out_of_patience(stage):
+            self._update(stage, done, optimizer, log)
+            done += 1
+            self._step += 1
+            if done % run.evaluate_updates == 0 or done == stage.num_updates:
+                self._validate(stage, log)
+            due = time.monotonic() - last_written > 60 * run.checkpoint_minutes
+            stop = self._processes.any(self._signal is not None)
+            if self._processes.any(due) or stop:
+                path = self._write_checkpoint(number, done, stage, optimizer)
+                last_written = time.monotonic()
+                if stop:
+                    raise Interrupted(self._signal or signal.SIGTERM, path)
+        log.end()
+
+    def _update(self, stage: Stage, done: int, optimizer: torch.optim.Optimizer, log: RunLog) -> None:
+        start = time.perf_counter()
+        if self._step % self.recipe.run.refresh_updates == 0:
+            self._new_era()
+        optimizer.zero_grad(set_to_none=True)
+        figures: dict[str, float] = {}
+        for part in range(stage.accumulate):
+            last = part == stage.accumulate - 1
+            module: Any = self._module
+            with module.no_sync() if self._processes.size > 1 and not last else contextlib.nullcontext():
+                loss = module(stage, done, self._watch, figures)
+                self._check_loss(loss, stage)
+                with self._watch("backward"):
+                    (loss / stage.accumulate).backward()
+        with self._watch("optimizer"):
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            norm = torch.nn.utils.clip_grad_norm_(weights, self.recipe.optimizer.max_gradient_norm)
+            if not bool(torch.isfinite(norm)):
+                raise DivergedError(self._advice(f"the gradient of update {done} of {stage.name} is not finite"))
+            for group in optimizer.param_groups:
+                group["lr"] = stage.learning_rate(done)
+            optimizer.step()
+            stage.after(done)
+        figures["gradient_norm"] = float(norm)
+        figures["updates_per_second"] = 1.0 / (time.perf_counter() - start)
+        figures["learning_rate"] = stage.learning_rate(done)
+        figures.update({f"time/{name}": share for name, share in self._watch.shares().items()})
+        log.update(self._step, stage.name, figures)
+
+    def _new_era(self) -> None:
+        self.mixture.era = self._step // self.recipe.run.refresh_updates
+        self._cache.clear()
+        if self._target_cache is not None:
+            self._target_cache.clear()
+
+    def _check_loss(self, loss: torch.Tensor, stage: Stage) -> None:
+        value = float(loss.detach())
+        if not math.isfinite(value) or abs(value) > _EXPLODED:
+            raise DivergedError(self._advice(f"the loss of {stage.name} is {value:.4g} at update {self._step}"))
+
+    def _advice(self, what: str) -> str:
+        kept = f"the best model so far is in {self.output / MODEL_FOLDER}" if self._best["step"] >= 0 else ""
+        return (
+            f"{what}; training has stopped{', ' + kept if kept else ''}. Try a smaller learning rate, "
+            "pqn.clip_values = true, a larger pqn.alpha or a smaller pqn.tau; run.dtype = 'float32' rules out rounding"
+        )
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        settings = self.recipe.optimizer
+        return torch.optim.AdamW(
+            [*self.pair.trainable().values(), self._log_temperature],
+            lr=0.0,
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            fused=self.pair.device.type in ("cpu", "cuda"),
+        )
+
+    def _validate(self, stage: Stage, log: RunLog) -> None:
+        """Measure on validation; keep the model if it is the best so far."""
+        if not self.validation or not self._processes.is_first:
+            self._processes.wait()
+            return
+        with self._watch("validation"):
+            picks = greedy_picks(self.pair, self.validation)
+            returns = returns_of(self._reward, picks, self.recipe.pqn.gamma)
+            figures = {**calibration(picks, returns), "return": float(np.mean([own[0] for own in returns]))}
+            if any(sample.supporting is not None for sample, _ in self.validation):
+                figures.update(figures_of(picks).to_dict())
+        self._watch.shares()
+        log.validation(self._step, stage.name, figures)
+        by_facts = isinstance(self._reward, SupportingFactsReward) and "exact" in figures
+        score = (figures["fact_recall"] + figures["exact"]) / 2 if by_facts else figures["return"]
+        self._history.append({"step": self._step, "stage": stage.name, "score": score, **figures})
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        if score > self._best["score"]:
+            self._best = {"score": score, "step": self._step, "stage": stage.name, "figures": figures}
+            modes = {sample.mode for sample, _ in self.validation if sample.supporting is not None}
+            self._save_model(
+                {mode: best_min_q([one for one in picks if one.sample.mode == mode]) for mode in sorted(modes)}
+            )
+            shown += " (best so far)"
+        log.say(f"{stage.name} {self._step}: {shown}")
+        self._processes.wait()
+
+    def _out_of_patience(self, stage: Stage) -> bool:
+        patience = stage.patience_updates
+        if patience is None:
+            return False
+        own = [entry for entry in self._history if entry["stage"] == stage.name]
+        if not own:
+            return False
+        best = max(own, key=lambda entry: float(entry["score"]))
+        return bool(self._step - int(best["step"]) >= patience)
+
+    def _save_model(self, min_q: dict[Mode, float]) -> None:
+        if not self._processes.is_first:
+            return
+        known = [limit for _, limit in self.validation]
+        known = known or [task.step_limit for task in self.mixture.tasks if task.step_limit is not None]
+        config = self.pair.config.replaced(min_q=min_q, step_limit=max(known) if known else None)
+        state, action = (merged_copy(encoder.model) for encoder in (self.pair.state_encoder, self.pair.action_encoder))
+        QRAGModel(config, lambda: (state, action), device="cpu").save_pretrained(self.output / MODEL_FOLDER)
+
+    def _write_report(self) -> None:
+        if self._processes.is_first:
+            report = {
+                "recipe": self.recipe.model_dump(),
+                "best": self._best,
+                "validation": self._history,
+                "skipped_samples": dict(self.mixture.skipped),
+            }
+            (self.output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+    # Checkpoints
+
+    def _write_checkpoint(self, number: int, done: int, stage: Stage, optimizer: torch.optim.Optimizer) -> Path:
+        tensors: dict[str, torch.Tensor] = {f"weight/{k}": v.data for k, v in self.pair.trainable().items()}
+        tensors.update({f"target/{k}": v for k, v in self.pair.target_weights().items()})
+        tensors["log_temperature"] = self._log_temperature.data
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors.update({f"optimizer/{index}/{name}": value for name, value in moments.items()})
+        caches = {"cache": self._cache, "target_cache": self._target_cache}
+        own: dict[str, Any] = {"stage": stage.state()}
+        own_tensors: dict[str, torch.Tensor] = {"torch_random": torch.get_rng_state()}
+        if self.pair.device.type == "cuda":
+            own_tensors["cuda_random"] = torch.cuda.get_rng_state()
+        for name, cache in caches.items():
+            if cache is not None:
+                own[name], own_tensors[name] = cache.state()
+        shared = {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "num_processes": self._processes.size,
+            "stage": number,
+            "done": done,
+            "step": self._step,
+            "best": self._best,
+            "history": self._history,
+        }
+        return write_checkpoint(self.output, self._step, Checkpoint(shared, tensors, own, own_tensors), self._processes)
+
+    def _restore_shared(self, checkpoint: Checkpoint) -> int:
+        shared, tensors = checkpoint.shared, checkpoint.tensors
+        _check_same_recipe(shared["recipe"], self.recipe.model_dump(mode="json"))
+        try:
+            with torch.no_grad():
+                for name, weight in self.pair.trainable().items():
+                    weight.copy_(tensors[f"weight/{name}"])
+                for name, target in self.pair.target_weights().items():
+                    target.copy_(tensors[f"target/{name}"])
+                self._log_temperature.copy_(tensors["log_temperature"])
+            self._step, self._best, self._history = shared["step"], shared["best"], shared["history"]
+            self.mixture.era = (self._step - 1) // self.recipe.run.refresh_updates if self._step else 0
+            return int(shared["stage"])
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise CheckpointError(f"the checkpoint does not fit this recipe's model: {error}") from error
+
+    def _restore_stage(self, stage: Stage, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> int:
+        try:
+            moments: dict[int, dict[str, torch.Tensor]] = {}
+            for key, value in checkpoint.tensors.items():
+                kind, _, rest = key.partition("/")
+                if kind == "optimizer":
+                    index, _, name = rest.partition("/")
+                    moments.setdefault(int(index), {})[name] = value
+            optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+            torch.set_rng_state(checkpoint.own_tensors["torch_random"])
+            if "cuda_random" in checkpoint.own_tensors:
+                torch.cuda.set_rng_state(checkpoint.own_tensors["cuda_random"])
+            for name, cache in (("cache", self._cache), ("target_cache", self._target_cache)):
+                if cache is not None:
+                    cache.restore(checkpoint.own[name], checkpoint.own_tensors[name])
+            stage.restore(checkpoint.own["stage"])
+            return int(checkpoint.shared["done"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint cannot be restored: {error}") from error
+
+    def one_update(self, stage: Stage) -> float:
+        """Carry out the first update of a stage and return the seconds it took; for estimates, changes the weights."""
+        start = time.perf_counter()
+        self._update(stage, 0, self._optimizer(), RunLog(self.output, tensorboard=False, silent=True))
+        self._step += 1
+        return time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Note SIGINT and SIGTERM, to stop after the update that runs."""
+
+        def note(number: int, frame: object) -> None:
+            self._signal = number
+
+        previous = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Only the main thread may handle signals; in others they stay as they are.
+            with contextlib.suppress(ValueError):
+                previous[number] = signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _check_same_recipe(stored: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise unless two recipes agree in everything that decides weights."""
+    stored, now = copy.deepcopy(stored), copy.deepcopy(now)
+    for recipe in (stored, now):
+        for key in ("output", "checkpoint_minutes", "tensorboard", "device"):
+            recipe["run"].pop(key, None)
+    differing = [
+        f"{group}.{key}"
+        for group in now
+        if isinstance(now[group], dict)
+        for key in now[group]
+        if stored.get(group, {}).get(key) != now[group][key]
+    ]
+    differing += [group for group in ("data", "validation") if stored.get(group) != now[group]]
+    if differing:
+        raise CheckpointError(
+            f"the checkpoint belongs to a recipe with other settings ({', '.join(differing)}); "
+            "resume with the recipe it was started with, or name another run.output"
+        )

@@ -1,0 +1,267 @@
+"""Warm start: imitation of the best pick in sampled states, from annotated facts, calibrated from the beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from qrag_retriever.q_values import batched_head_q_values
+from qrag_retriever.state import RetrievalState
+from qrag_retriever.training.batches import Candidates, candidates_of, rendered, score, with_fresh
+from qrag_retriever.training.chunk_cache import ChunkCache
+from qrag_retriever.training.data import Sample
+from qrag_retriever.training.networks import TrainedPair
+from qrag_retriever.training.recipe import WarmStartSettings
+from qrag_retriever.training.rewards import SupportingFactsReward
+
+Draw = Callable[[np.random.Generator], tuple[Sample, int]]
+
+# Wrong picks and hard negatives come from this many of the best-scored chunks that are no facts.
+_HARDEST = 16
+
+
+@dataclass(frozen=True)
+class LabelledState:
+    """A state whose best picks are known.
+
+    Attributes:
+        sample: The question and its document.
+        picked: Chunk ids in the order of picking.
+        right_return: What the best continuation earns after a right pick now (a missing fact), in reward units.
+        other_return: The same after any other pick.
+    """
+
+    sample: Sample
+    picked: tuple[int, ...]
+    right_return: float
+    other_return: float
+
+    @property
+    def missing(self) -> list[int]:
+        """The facts that have not been picked."""
+        return [fact for fact in self.sample.supporting or () if fact not in self.picked]
+
+    @property
+    def state(self) -> RetrievalState:
+        """What the state encoder sees."""
+        return RetrievalState(self.sample.question, self.picked, tuple(self.sample.chunks[c] for c in self.picked))
+
+
+def sample_picks(
+    sample: Sample, step_limit: int, hardest: Sequence[int], settings: WarmStartSettings, random: np.random.Generator
+) -> tuple[int, ...]:
+    """Draw what has been picked in a training state: some facts, some wrong chunks, at times everything.
+
+    Args:
+        sample: With annotated facts.
+        step_limit: Picks of an episode; a state has at most one fewer.
+        hardest: Chunks without facts that score well, the likely mistakes.
+        settings: Shares of complete states and of states with wrong picks.
+        random: The state's own stream.
+    """
+    facts = list(sample.supporting or ())
+    complete = len(facts) < step_limit and random.random() < settings.complete_share
+    num_found = len(facts) if complete else int(random.integers(min(len(facts), step_limit)))
+    found = list(random.permutation(facts)[:num_found])
+    room = min(step_limit - 1 - num_found, len(sample.chunks) - len(facts))
+    num_wrong = int(random.integers(1, room + 1)) if room > 0 and random.random() < settings.wrong_share else 0
+    wrong: list[int] = []
+    while len(wrong) < num_wrong:
+        from_hardest = len(hardest) > 0 and random.random() < settings.hard_share
+        chunk = int(random.choice(hardest)) if from_hardest else int(random.integers(len(sample.chunks)))
+        if chunk not in wrong and chunk not in facts:
+            wrong.append(chunk)
+        elif from_hardest and set(hardest) <= set(wrong):
+            hardest = ()
+    return tuple(int(chunk) for chunk in random.permutation([*found, *wrong]))
+
+
+def listwise_loss(
+    q_values: torch.Tensor, available: torch.Tensor, right: torch.Tensor, temperature: torch.Tensor
+) -> torch.Tensor:
+    """Cross-entropy of picking any right chunk: logsumexp of all available minus logsumexp of the right ones.
+
+    Args:
+        q_values: Shape (B, N).
+        available: Shape (B, N), bool.
+        right: Shape (B, N), bool: available chunks that are right.
+        temperature: Scalar; divides the Q-values.
+
+    Returns:
+        The mean over all states; one without a right chunk adds 0 (dividing by all keeps the mean over processes the
+        mean over everything).
+    """
+    counted = right.any(1)
+    logits = q_values[counted] / temperature
+    every = logits.masked_fill(~available[counted], -torch.inf).logsumexp(1)
+    rights = logits.masked_fill(~right[counted], -torch.inf).logsumexp(1)
+    return (every - rights).sum() / len(q_values)
+
+
+def value_loss(
+    head_values: torch.Tensor, available: torch.Tensor, right: torch.Tensor, labels: torch.Tensor, twin_heads: bool
+) -> torch.Tensor:
+    """Squared error of twice each head to the closed-form return; right chunks and the others weigh the same.
+
+    Without the balance, hundreds of chunks that are noise would drown the few that matter.
+
+    Args:
+        head_values: Shape (B, N, 2).
+        available: Shape (B, N), bool.
+        right: Shape (B, N), bool.
+        labels: Shape (B, 2): returns of a right pick and of any other.
+        twin_heads: Whether each head is fitted, or only their sum.
+    """
+    targets = torch.where(right, labels[:, :1], labels[:, 1:])
+    predicted = 2 * head_values if twin_heads else head_values.sum(-1, keepdim=True)
+    errors = (predicted - targets.unsqueeze(-1)).square().mean(-1)  # (B, N)
+    others = available & ~right
+    per_state = [(errors * chosen).sum(1) / chosen.sum(1).clamp(min=1) for chosen in (right.float(), others.float())]
+    return (per_state[0] + per_state[1]).mean() / 2
+
+
+class WarmStart:
+    """Makes the loss of one warm-start update.
+
+    Source: Q-RAG (arXiv 2511.07328) trains by PQN alone; imitation before and beside it follows DQfD
+    (arXiv 1704.03732).
+    """
+
+    def __init__(
+        self, pair: TrainedPair, cache: ChunkCache, reward: SupportingFactsReward, draw: Draw,
+        settings: WarmStartSettings, gamma: float, log_temperature: torch.Tensor, twin_heads: bool = True,
+    ) -> None:  # fmt: skip
+        """Set up the stage.
+
+        Args:
+            pair: What is trained.
+            cache: Chunk embeddings of this era.
+            reward: Decides what returns are.
+            draw: Draws a sample and its step limit with a stream.
+            settings: See the recipe.
+            gamma: Discount, per pick.
+            log_temperature: Scalar, learned: the logarithm of what divides Q-values in the cross-entropy.
+            twin_heads: Whether each Q-head is fitted by itself.
+        """
+        self._pair, self._cache, self._reward, self._draw = pair, cache, reward, draw
+        self._settings, self._gamma, self._twin_heads = settings, gamma, twin_heads
+        self._log_temperature = log_temperature
+
+    def loss(self, streams: Sequence[np.random.Generator]) -> tuple[torch.Tensor, dict[str, float]]:
+        """Draw samples and states with the given streams (one for each sample) and return loss and figures."""
+        drawn = [self._draw(stream) for stream in streams]
+        rows = self._cache.rows_of([sample.chunks for sample, _ in drawn])
+        hardest, first_scores = self._hardest([sample for sample, _ in drawn], rows)
+        states: list[LabelledState] = []
+        document_of: list[int] = []
+        for number, ((sample, step_limit), stream) in enumerate(zip(drawn, streams, strict=True)):
+            for _ in range(self._settings.states_per_sample):
+                picks = sample_picks(sample, step_limit, hardest[number], self._settings, stream)
+                states.append(self._labelled(sample, step_limit, picks))
+                document_of.append(number)
+        candidates = candidates_of(
+            self._pair.config,
+            [(rows[number], drawn[number][0].mode) for number in document_of],
+            [state.picked for state in states],
+        )
+        right = np.zeros_like(candidates.available)
+        for i, state in enumerate(states):
+            right[i, state.missing] = True
+        scores = first_scores[document_of]
+        candidates, right, scores = self._thinned(candidates, right, scores, streams[0])
+        return self._loss_of(states, candidates, right, scores)
+
+    def _loss_of(
+        self, states: Sequence[LabelledState], candidates: Candidates, right: np.ndarray, scores: np.ndarray
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        fresh_rows = self._fresh_rows(candidates, right, scores)
+        fresh = self._pair.embed_chunks([self._cache.texts[row] for row in fresh_rows])
+        embeddings = self._pair.embed_states(
+            [rendered(self._pair.config, labelled.state, labelled.sample.mode) for labelled in states]
+        )
+        chunks = with_fresh(self._cache.table, candidates.rows, fresh_rows, fresh)
+        head_values = batched_head_q_values(embeddings, chunks, candidates.positions)
+        device = head_values.device
+        available, rights = (torch.from_numpy(mask).to(device) for mask in (candidates.available, right))
+        labels = torch.tensor([[state.right_return, state.other_return] for state in states], device=device)
+        q_values = head_values.sum(-1)
+        imitation = listwise_loss(q_values, available, rights, self._log_temperature.exp())
+        values = value_loss(head_values, available, rights, labels, self._twin_heads)
+        self._cache.store(fresh_rows, fresh)
+        best = q_values.detach().masked_fill(~available, -torch.inf).argmax(1, keepdim=True)
+        counted = rights.any(1)
+        figures = {
+            "imitation": float(imitation.detach()),
+            "value_error": float(values.detach()),
+            "temperature": float(self._log_temperature.detach().exp()),
+            "right_pick": float(rights.gather(1, best)[counted].float().mean()) if bool(counted.any()) else 1.0,
+            "fresh_chunks": float(len(fresh_rows)),
+        }
+        return imitation + self._settings.value_weight * values, figures
+
+    def _labelled(self, sample: Sample, step_limit: int, picks: tuple[int, ...]) -> LabelledState:
+        facts = sample.supporting or ()
+        missing = sum(fact not in picks for fact in facts)
+        best = self._reward.optimal_return
+        return LabelledState(
+            sample,
+            picks,
+            best(len(facts), len(picks), missing, step_limit, self._gamma),
+            self._gamma * best(len(facts), len(picks) + 1, missing, step_limit, self._gamma),
+        )
+
+    def _hardest(self, samples: Sequence[Sample], rows: Sequence[np.ndarray]) -> tuple[list[list[int]], np.ndarray]:
+        """Return for each sample the non-facts that score best in the first state, and all scores of that state."""
+        candidates = candidates_of(
+            self._pair.config, [(own, sample.mode) for own, sample in zip(rows, samples, strict=True)], [()] * len(rows)
+        )
+        with torch.no_grad():
+            first = self._pair.embed_states([(sample.question, ()) for sample in samples])
+        scores = score(first, self._cache.table, candidates).sum(-1).cpu().numpy()
+        scores[~candidates.available] = -np.inf
+        hardest = []
+        for i, sample in enumerate(samples):
+            facts = set(sample.supporting or ())
+            count = min(_HARDEST + len(facts), len(sample.chunks))
+            best = np.argpartition(-scores[i], count - 1)[:count]
+            hardest.append([int(chunk) for chunk in best if int(chunk) not in facts])
+        return hardest, scores
+
+    def _thinned(
+        self, candidates: Candidates, right: np.ndarray, scores: np.ndarray, random: np.random.Generator
+    ) -> tuple[Candidates, np.ndarray, np.ndarray]:
+        """Keep the right chunks, the hardest and some random ones of long documents; positions stay what they were."""
+        most = self._settings.max_candidates
+        if candidates.rows.shape[1] <= most:
+            return candidates, right, scores
+        keys = np.where(candidates.available, random.random(scores.shape), -1.0)
+        hard = np.argpartition(-np.where(candidates.available, scores, -np.inf), most // 2, axis=1)[:, : most // 2]
+        np.put_along_axis(keys, hard, np.take_along_axis(keys, hard, 1) + 1.0, axis=1)
+        keys[right] = 3.0
+        chosen = np.argpartition(-keys, most - 1, axis=1)[:, :most]
+        return (
+            candidates.columns(chosen),
+            np.take_along_axis(right, chosen, axis=1),
+            np.take_along_axis(scores, chosen, axis=1),
+        )
+
+    def _fresh_rows(self, candidates: Candidates, right: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Choose the chunks that get gradients: right ones first, then those that the states confuse with them most.
+
+        A chunk's gradient in the cross-entropy is as large as the probability that all states together give it; the
+        first state's scores tell that well enough.
+        """
+        temperature = float(self._log_temperature.detach().exp())
+        logits = np.where(candidates.available, scores / temperature, -np.inf)
+        weights = np.exp(logits - logits.max(1, keepdims=True))
+        weights /= weights.sum(1, keepdims=True)
+        rights = np.unique(candidates.rows[right])
+        others, place = np.unique(candidates.rows[candidates.available & ~right], return_inverse=True)
+        mass = np.bincount(place, weights[candidates.available & ~right], len(others))
+        # Equal weights are told apart by how many states offer a chunk: what is shared costs less.
+        order = np.lexsort((-np.bincount(place, minlength=len(others)), -mass))
+        others = np.setdiff1d(others[order], rights, assume_unique=True)
+        return np.concatenate([rights, others[: max(0, self._settings.fresh_chunks - len(rights))]])
