@@ -19,9 +19,9 @@ RECIPE = {
     # Three layers of MiniLM are enough here, and quick. The sentences have no order that matters: mode "corpus".
     "model": {"num_layers": 3, "positions": "none"},
     "data": [{"source": "town.jsonl", "mode": "corpus", "step_limit": 3}],
-    "warm_start": {"num_updates": 60, "samples_per_update": 12},
-    "pqn": {"num_updates": 30, "num_envs": 12, "num_steps": 3, "warmup_updates": 5},
-    "run": {"evaluate_updates": 30, "tensorboard": False},
+    "warm_start": {"num_updates": 120, "samples_per_update": 12, "fresh_tokens": 1000, "learning_rate": 3e-4},
+    "pqn": {"num_updates": 60, "num_envs": 12, "num_steps": 3, "warmup_updates": 5},
+    "run": {"evaluate_updates": 60, "tensorboard": False},
 }
 # A town that the training has not seen.
 CHUNKS = [

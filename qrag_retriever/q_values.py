@@ -71,11 +71,13 @@ def batched_head_q_values(states: torch.Tensor, chunks: torch.Tensor, positions:
         by_head = chunks.expand(batch, num_chunks, dim).reshape(batch, num_chunks, 2, dim // 2)
         return torch.einsum("bnhd,bhd->bnh", by_head, states.reshape(batch, 2, dim // 2))
     check_dim(dim)
-    cos_table, sin_table, rows = phase_rows(positions.ravel(), dim)
-    cos, sin = (
-        torch.from_numpy(table[rows]).to(states.device, states.dtype).view(batch, num_chunks, dim)
-        for table in (cos_table, sin_table)
-    )
+    # Every state turned to each position that occurs, then looked up: chunks are many, positions few. An embedding
+    # look-up and not indexing, because its gradient is summed in a fixed order.
+    distinct, place = np.unique(positions, return_inverse=True)
+    cos_table, sin_table, rows = phase_rows(distinct, dim)
+    cos, sin = (torch.from_numpy(table[rows]).to(states.device, states.dtype) for table in (cos_table, sin_table))
     partners = states[:, torch.from_numpy(neighbours(dim))]
-    rotated = states.unsqueeze(1) * cos - partners.unsqueeze(1) * sin  # (B, N, D)
-    return (rotated * chunks).reshape(batch, num_chunks, 2, dim // 2).sum(-1)
+    rotated = (states.unsqueeze(1) * cos - partners.unsqueeze(1) * sin).reshape(-1, dim)  # (B * P, D)
+    flat = torch.from_numpy(place.reshape(batch, num_chunks) + len(distinct) * np.arange(batch)[:, None])
+    turned = torch.nn.functional.embedding(flat.to(states.device), rotated)  # (B, N, D)
+    return (turned * chunks).reshape(batch, num_chunks, 2, dim // 2).sum(-1)

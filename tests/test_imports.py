@@ -26,7 +26,7 @@ LINES = [
 ]
 # The same within the training package.
 TRAINING_LINES = [
-    ["data_checks", "sentences", "timing", "recipe", "processes", "returns", "schedules"],
+    ["data_checks", "sentences", "timing", "recipe", "processes", "returns", "schedules", "health"],
     ["data"],
     ["datasets", "rewards", "checkpoint", "logs"],
     ["environment", "sampling", "chunk_cache", "batches", "networks", "starting_point"],

@@ -81,6 +81,36 @@ def candidates_of(
     return Candidates(rows, positions, available)
 
 
+def hardest(
+    candidates: Candidates, right: np.ndarray, scores: np.ndarray, most: int, random: np.random.Generator | None = None
+) -> tuple[Candidates, np.ndarray, np.ndarray]:
+    """Keep some chunks of long documents: all right ones, the best-scored and, if drawn, as many at random.
+
+    Positions stay what they were in the whole document.
+
+    Args:
+        candidates: Of B states.
+        right: Shape (B, N), bool: chunks that must stay.
+        scores: Shape (B, N): how likely a chunk is to be taken for a right one.
+        most: Chunks to keep per state.
+        random: Draws half of them at random; None keeps the best-scored only.
+
+    Returns:
+        The kept candidates with their ``right`` and ``scores``.
+    """
+    if candidates.rows.shape[1] <= most:
+        return candidates, right, scores
+    keys = np.where(candidates.available, scores, -np.inf)
+    if random is not None:
+        best = np.argpartition(-keys, most // 2, axis=1)[:, : most // 2]
+        keys = np.where(candidates.available, random.random(keys.shape), -np.inf)
+        np.put_along_axis(keys, best, np.take_along_axis(keys, best, 1) + 1.0, axis=1)
+    keys = np.where(right, np.inf, keys)
+    chosen = np.argpartition(-keys, most - 1, axis=1)[:, :most]
+    kept = [np.take_along_axis(array, chosen, axis=1) for array in (right, scores)]
+    return candidates.columns(chosen), kept[0], kept[1]
+
+
 @torch.no_grad()
 def score(states: torch.Tensor, table: torch.Tensor, candidates: Candidates) -> torch.Tensor:
     """Score candidates by embeddings of a table, without gradients: shape (B, N, 2), one value per Q-head."""
@@ -109,6 +139,8 @@ def with_fresh(table: torch.Tensor, rows: np.ndarray, fresh_rows: np.ndarray, fr
     place[fresh_rows] = np.arange(len(fresh_rows))
     places = torch.from_numpy(place[rows]).to(table.device)
     held = torch.nn.functional.embedding(torch.from_numpy(rows).to(table.device), table)
+    if not len(fresh_rows):
+        return held
     # An embedding look-up and not indexing: its gradient is summed in a fixed order, so runs repeat bit for bit.
     new = torch.nn.functional.embedding(places.clamp(min=0), fresh)
     return torch.where((places >= 0).unsqueeze(-1), new, held)

@@ -1,10 +1,12 @@
 """Checkpoints of a training run: numbered folders that appear whole; the newest is the one to go on from.
 
-Tensors are in safetensors files and everything else is JSON, so that reading one executes nothing.
+Tensors are in safetensors files and everything else is JSON, so that reading one executes nothing. Checksums stand
+beside them, in the format of ``sha256sum``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -102,8 +104,6 @@ def read_checkpoint(folder: Path, processes: Processes) -> Checkpoint:
             release.
     """
     shared, tensors = _read(folder, "shared")
-    if shared.get("format") != _FORMAT:
-        raise CheckpointError(f"{folder} has format {shared.get('format')}; this release reads {_FORMAT}")
     if shared.get("num_processes") != processes.size:
         raise CheckpointError(
             f"{folder} was written by {shared.get('num_processes')} processes, now there are {processes.size}; "
@@ -119,19 +119,41 @@ def _write(folder: Path, name: str, content: Mapping[str, Any], tensors: Mapping
     except SafetensorError as error:
         raise OSError(f"cannot write {tensor_file}: {error}") from error
     json_file.write_text(json.dumps(content), encoding="utf-8")
-    for path in (tensor_file, json_file):
+    checksum_file = folder / f"{name}.sha256"
+    checksum_file.write_text(_checksums(tensor_file, json_file), encoding="utf-8")
+    for path in (tensor_file, json_file, checksum_file):
         sync(path)
 
 
 def _read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    tensor_file, json_file = folder / f"{name}.safetensors", folder / f"{name}.json"
     try:
-        content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / f"{name}.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"the checkpoint {folder} is damaged ({name}): {error}; remove it and resume") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"the checkpoint {folder} is damaged ({name}.json holds no object); remove it and resume")
-    return content, tensors
+        content = json.loads(json_file.read_text(encoding="utf-8"))
+        if name == "shared" and content["format"] != _FORMAT:
+            raise CheckpointError(
+                f"{folder} has format {content['format']}, this release reads {_FORMAT}; "
+                "resume with the release that wrote it, or name another run.output"
+            )
+        if (folder / f"{name}.sha256").read_text(encoding="utf-8") != _checksums(tensor_file, json_file):
+            raise ValueError("its checksums differ")
+        return content, load_file(tensor_file)
+    except CheckpointError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the checkpoint {folder} is damaged ({name}): {error}; remove it, and --resume begins anew"
+        ) from error
+
+
+def _checksums(*paths: Path) -> str:
+    lines = []
+    for path in paths:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        lines.append(f"{digest.hexdigest()}  {path.name}\n")
+    return "".join(lines)
 
 
 def _drop_others(kept: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,20 +36,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.dry_run:
             from qrag_retriever.training.dry_run import describe
 
-            sys.stdout.write(describe(trainer))
+            description = describe(trainer)
+            if trainer.is_first_process:
+                sys.stdout.write(description)
+            trainer.leave()
             return 0
         try:
             trainer.fit(resume=options.resume)
         except Interrupted as stopped:
-            sys.stderr.write(f"{stopped}\n")
+            if trainer.is_first_process:
+                sys.stderr.write(f"{stopped}\n")
+            trainer.leave()
             return _SIGNAL_EXIT + stopped.signal_number
-        sys.stdout.write(trainer.closing_words())
+        if trainer.is_first_process:
+            sys.stdout.write(trainer.closing_words())
+        trainer.leave()
     except (
         CheckpointError, DataError, DivergedError, ModelFolderError, RecipeError, RewardError, OSError, ImportError,
         ValueError,
     ) as error:  # fmt: skip
         sys.stderr.write(f"qrag-train: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        return _SIGNAL_EXIT + signal.SIGINT
     return 0
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
 from qrag_retriever.training.sampling import Task
 from qrag_retriever.training.trainer import Trainer
@@ -75,7 +75,7 @@ def _cost(trainer: Trainer) -> Iterator[str]:
         total += seconds
         yield f"  {stage.name}: {stage.num_updates:,} updates of about {usual:.2f} s: {_duration(seconds)}"
     yield f"estimate: {_duration(total)} and validation every {recipe.run.evaluate_updates} updates, on this machine"
-    yield f"memory: {_peak_memory() / 2**30:.1f} GiB at its highest so far"
+    yield f"memory: {_memory(trainer.pair.device)}"
 
 
 def _duration(seconds: float) -> str:
@@ -84,7 +84,13 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def _peak_memory() -> int:
-    """Return the most memory that this process has had, in bytes."""
+def _memory(device: torch.device) -> str:
+    """Say the most memory that this process has had in the updates that were timed."""
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB on the device"
+    try:
+        import resource
+    except ImportError:  # Windows has no such count
+        return "not known on this system"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return f"{peak / (2**30 if sys.platform == 'darwin' else 2**20):.1f} GiB"

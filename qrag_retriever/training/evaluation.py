@@ -70,7 +70,7 @@ def greedy_picks(
         cache: Embeddings of chunks by the live action encoder as it is now; None embeds all chunks.
         progress: Whether to show a bar on a terminal.
     """
-    cache = cache or ChunkCache(pair.embed_chunks, pair.config.dim, pair.device)
+    cache = ChunkCache(pair.embed_chunks, pair.config.dim, pair.device) if cache is None else cache
     found: list[Picks] = []
     starts = range(0, len(episodes), _QUESTIONS_AT_ONCE)
     for start in tqdm(starts, desc="evaluate", leave=False, disable=None if progress else True):
@@ -116,8 +116,8 @@ def figures_of(picks: Sequence[Picks]) -> Figures:
 
 
 def _row(picks: Picks) -> tuple[float, float, float, float] | None:
-    if picks.sample.supporting is None:
-        return None
+    if not picks.sample.supporting:
+        return None  # not known, or nothing to find
     facts = set(picks.sample.supporting)
     first = facts & set(picks.chunk_ids[: len(facts)])
     found = facts & set(picks.chunk_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,15 @@ _SHOWN = {"right_pick": "right", "imitation": "ce", "td_loss": "td", "q": "Q", "
 class RunLog:
     """Writes figures of a run; silent in all processes but the first."""
 
-    def __init__(self, folder: Path, tensorboard: bool, silent: bool = False) -> None:
+    def __init__(self, folder: Path, tensorboard: bool, silent: bool = False, go_on_at: int | None = None) -> None:
         """Open the log.
 
         Args:
-            folder: Of the run: ``log.jsonl`` is appended to, TensorBoard files go to ``tensorboard/``.
+            folder: Of the run: lines go to ``log.jsonl``, TensorBoard files to ``tensorboard/``.
             tensorboard: Whether to write TensorBoard files.
             silent: Whether to do nothing.
+            go_on_at: Updates done when the run goes on; what was logged later is dropped, because it comes again.
+                None: a new run, with an empty log.
         """
         self._silent = silent
         self._writer: Any = None
@@ -31,11 +34,14 @@ class RunLog:
         if silent:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
+        path = folder / "log.jsonl"
+        _cut(path, -1 if go_on_at is None else go_on_at)
+        self._file = path.open("a", encoding="utf-8")
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder / "tensorboard"))
+            purged = 0 if go_on_at is None else go_on_at + 1
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purged)
 
     def begin(self, stage: str, done: int, num_updates: int) -> None:
         """Start the progress bar of a stage."""
@@ -86,3 +92,21 @@ class RunLog:
         if self._writer is not None:
             for name, value in figures.items():
                 self._writer.add_scalar(f"{stage}/{name}", value, step)
+
+
+def _cut(path: Path, step: int) -> None:
+    """Keep the lines of a log up to a number of updates, in one go; a kill may have torn the last one."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+            number = entry["step"] if entry["stage"].startswith("validation/") else entry["step"] + 1
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+        if line.endswith("\n") and number <= step:
+            kept.append(line)
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text("".join(kept), encoding="utf-8")
+    os.replace(draft, path)

@@ -15,6 +15,7 @@ from qrag_retriever.encoders import ActionEncoder, Encoder, StateEncoder, TokenI
 from qrag_retriever.state import StateInput
 
 EncoderType = TypeVar("EncoderType", bound=Encoder)
+Targets = Literal["none", "state", "both"]
 Frozen = Literal["none", "word_embeddings", "embeddings"]
 
 # A batch is closed when it holds this many padded tokens: enough to keep a device busy, few enough to stay in cache.
@@ -35,7 +36,7 @@ class TrainedPair:
         state_encoder: The live state encoder.
         action_encoder: The live action encoder; its own weights, but for frozen word embeddings, which both share.
         target_state: Moving average of the state encoder; the state encoder itself when there are no targets.
-        target_action: The same of the action encoder.
+        target_action: The same of the action encoder; the action encoder itself when values look at cached embeddings.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class TrainedPair:
         state_encoder: StateEncoder,
         action_encoder: ActionEncoder,
         frozen: Frozen = "word_embeddings",
-        targets: bool = True,
+        targets: Targets = "state",
         compute_dtype: torch.dtype | None = None,
         dropout: float = 0.0,
         plain_batches: bool = False,
@@ -57,7 +58,8 @@ class TrainedPair:
             action_encoder: Embeds chunks; must not share trainable weights with the state encoder.
             frozen: What is not trained: nothing, the table of word embeddings (most of a small encoder's weights),
                 or all of the embedding layer.
-            targets: Whether moving averages are kept.
+            targets: Of which encoders moving averages are kept: of none, of the state encoder (values then look at
+                chunk embeddings that a `ChunkCache` holds, which lag behind by themselves), or of both.
             compute_dtype: Number format of the arithmetic (autocast); None is float32. Weights stay float32.
             dropout: Of the live encoders wherever gradients are enabled; everything else runs without.
             plain_batches: Pad batches to powers of two as the paper's code does and never sort them by length (for
@@ -72,9 +74,9 @@ class TrainedPair:
             _freeze(encoder, frozen)
         if frozen != "none":
             _share_frozen(state_encoder, action_encoder)
-        self.has_targets = targets
-        self.target_state = _target_of(state_encoder) if targets else state_encoder
-        self.target_action = _target_of(action_encoder) if targets else action_encoder
+        self.targets: Targets = targets
+        self.target_state = state_encoder if targets == "none" else _target_of(state_encoder)
+        self.target_action = _target_of(action_encoder) if targets == "both" else action_encoder
 
     @property
     def device(self) -> torch.device:
@@ -91,22 +93,29 @@ class TrainedPair:
         }
 
     def target_weights(self) -> dict[str, torch.Tensor]:
-        """Return the target of each trainable weight, by the same names."""
-        if not self.has_targets:
-            return {}
-        targets = {
-            f"{role}.{name}": parameter
-            for role, encoder in (("state", self.target_state), ("action", self.target_action))
-            for name, parameter in encoder.model.named_parameters()
-        }
-        return {name: targets[name].data for name in self.trainable()}
+        """Return the target of each trainable weight that has one, by the same names."""
+        pairs = {"state": (self.state_encoder, self.target_state), "action": (self.action_encoder, self.target_action)}
+        found: dict[str, torch.Tensor] = {}
+        for role, (live, target) in pairs.items():
+            if target is not live:
+                trained = {name for name, parameter in live.model.named_parameters() if parameter.requires_grad}
+                weights = target.model.named_parameters()
+                found.update({f"{role}.{name}": weight.data for name, weight in weights if name in trained})
+        return found
 
     @torch.no_grad()
     def move_targets(self, tau: float) -> None:
         """Move every target weight by ``tau`` of its distance to the live weight (1 copies)."""
-        if self.has_targets:
-            live = self.trainable()
-            torch._foreach_lerp_(list(self.target_weights().values()), [live[name].data for name in live], tau)
+        targets, live = self.target_weights(), self.trainable()
+        if targets:
+            torch._foreach_lerp_(list(targets.values()), [live[name].data for name in targets], tau)
+
+    @contextlib.contextmanager
+    def one_update(self) -> Iterator[None]:
+        """Within this block weights do not change: what autocast makes of them is made once for all passes."""
+        # The cache of autocast lives as long as the outermost block, enabled or not.
+        with torch.autocast(self.device.type, enabled=False):
+            yield
 
     def embed_states(self, states: Sequence[StateInput], target: bool = False) -> torch.Tensor:
         """Embed states, each different one once.
@@ -158,7 +167,9 @@ class TrainedPair:
         kind = self.device.type
         with contextlib.ExitStack() as stack:
             if self._compute_dtype is not None:
-                stack.enter_context(torch.autocast(kind, self._compute_dtype))
+                # What is cast without gradients must not be taken for what is cast with them.
+                keep = torch.is_grad_enabled()
+                stack.enter_context(torch.autocast(kind, self._compute_dtype, cache_enabled=keep))
             if kind == "cpu" and torch.is_grad_enabled() and not self._plain_batches:
                 # The fused attention of the CPU is quick forward but takes many times as long backward in bfloat16.
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))

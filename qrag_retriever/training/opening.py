@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,13 @@ from qrag_retriever.training.datasets import SOURCES, open_source
 from qrag_retriever.training.recipe import DataSettings, Recipe, RewardSettings
 from qrag_retriever.training.rewards import AnswerContainedReward, LLMAnswerReward, Reward, SupportingFactsReward
 from qrag_retriever.training.sampling import Task, split_by_id
-from qrag_retriever.training.sentences import CountTokens
 
 # Of a user's own questions, where the recipe names no validation file.
 _VALIDATION_SHARE = 0.1
 
 
 def open_tasks(
-    recipe: Recipe, data_folder: Path | None, recipe_folder: Path, count_tokens: CountTokens | None = None
+    recipe: Recipe, data_folder: Path | None, recipe_folder: Path, chunking: Mapping[str, Any]
 ) -> tuple[list[Task], list[Task]]:
     """Open the sources of training and of validation.
 
@@ -29,7 +29,8 @@ def open_tasks(
         recipe: Names them.
         data_folder: Where data sets lie.
         recipe_folder: What paths of .jsonl files are relative to.
-        count_tokens: Counts tokens of long documents for chunking.
+        chunking: ``chunk_tokens`` and ``count_tokens`` of `JsonLines`, for long documents; the recipe's options go
+            before.
 
     Returns:
         Training tasks and validation tasks.
@@ -40,28 +41,34 @@ def open_tasks(
     """
     training, validation = [], []
     for settings in recipe.data:
-        own, held_out = _open(settings, "train", data_folder, recipe_folder, count_tokens, not recipe.validation)
+        own, held_out = _open(settings, "train", data_folder, recipe_folder, chunking, not recipe.validation)
         training.append(own)
         if held_out is not None:
             validation.append(held_out)
     for settings in recipe.validation:
-        validation.append(_open(settings, "validation", data_folder, recipe_folder, count_tokens, False)[0])
+        validation.append(_open(settings, "validation", data_folder, recipe_folder, chunking, False)[0])
     return training, validation
 
 
 def _open(
     settings: DataSettings, split: Any, data_folder: Path | None, recipe_folder: Path,
-    count_tokens: CountTokens | None, with_validation: bool,
+    chunking: Mapping[str, Any], with_validation: bool,
 ) -> tuple[Task, Task | None]:  # fmt: skip
     if settings.source.endswith(".jsonl"):
-        source: SampleSource = JsonLines(
-            recipe_folder / settings.source, mode=settings.mode or "document", count_tokens=count_tokens,
-            **settings.options,
-        )  # fmt: skip
+        try:
+            source: SampleSource = JsonLines(
+                recipe_folder / settings.source, mode=settings.mode or "document", **{**chunking, **settings.options}
+            )
+        except TypeError as error:
+            raise RecipeError(f"options of {settings.source}: {error}") from error
         if not with_validation:
             return _task(settings, source, np.arange(len(source))), None
         numbers, held_out = split_by_id(source, _VALIDATION_SHARE)
         return _task(settings, source, numbers), _task(settings, source, held_out, for_validation=True)
+    if settings.source not in SOURCES:
+        raise RecipeError(
+            f"there is no source {settings.source!r}: expected a .jsonl file or one of {', '.join(SOURCES)}"
+        )
     if data_folder is None:
         raise RecipeError(f"the source {settings.source!r} lies in a data folder; name it with --data DIR")
     source = _dataset(settings, settings.split or split, data_folder)
@@ -73,10 +80,6 @@ def _open(
 
 
 def _dataset(settings: DataSettings, split: Any, folder: Path) -> SampleSource:
-    if settings.source not in SOURCES:
-        raise RecipeError(
-            f"there is no source {settings.source!r}: expected a .jsonl file or one of {', '.join(SOURCES)}"
-        )
     try:
         return open_source(settings.source, folder, split, **settings.options)
     except TypeError as error:

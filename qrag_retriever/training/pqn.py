@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from qrag_retriever.q_values import batched_head_q_values
-from qrag_retriever.training.batches import Candidates, candidates_of, rendered, score, with_fresh
+from qrag_retriever.training.batches import Candidates, candidates_of, hardest, rendered, score, with_fresh
 from qrag_retriever.training.chunk_cache import ChunkCache
 from qrag_retriever.training.environment import VectorEnv
 from qrag_retriever.training.networks import TrainedPair
@@ -109,7 +109,7 @@ class PQNLearner:
             return values
         chosen = [visits[row] for row in open_rows]
         config = self._pair.config
-        cache = self._target_cache or self._cache
+        cache = self._cache if self._target_cache is None else self._target_cache
         # The target encoder has embeddings, and so rows, of its own.
         rows = [visit.rows for visit in chosen]
         if self._target_cache is not None:
@@ -162,10 +162,12 @@ class PQNLearner:
             "td_loss": float(loss.detach()),
             "q": float(predicted.mean()),
             "return": float(targets.mean()),
+            "most": float(np.mean(self._most(visits))),
             "td_error": float((predicted - targets).abs().mean()),
             "reward": float(np.mean([visit.reward for visit in visits])),
         }
         if right is not None and self._log_temperature is not None:
+            candidates, right, _ = hardest(candidates, right, rollout.scores, self._settings.max_candidates)
             chunks = with_fresh(self._cache.table, candidates.rows, fresh_rows, fresh)
             q_values = batched_head_q_values(embeddings, chunks, candidates.positions).sum(-1)
             available, rights = (torch.from_numpy(mask).to(q_values.device) for mask in (candidates.available, right))

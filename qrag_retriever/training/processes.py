@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,17 @@ class Processes:
         own = count // self.size
         return range(self.rank * own, (self.rank + 1) * own)
 
+    def parallel(self, module: torch.nn.Module) -> torch.nn.Module:
+        """Return a module whose gradients are the means over all processes; itself if there is but one."""
+        if self.size == 1:
+            return module
+        wrap: Any = torch.nn.parallel.DistributedDataParallel
+        # Newer versions of torch have another name for it.
+        names = ("forward_sync_buffers", "broadcast_buffers")
+        name = next(name for name in names if name in inspect.signature(wrap).parameters)
+        wrapped: torch.nn.Module = wrap(module, **{name: False})
+        return wrapped
+
     def any(self, flag: bool) -> bool:
         """Tell whether any process raises the flag."""
         if self.size == 1:
@@ -55,6 +70,14 @@ class Processes:
         raised = torch.tensor(float(flag), device=device)
         torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX)
         return bool(raised.item())
+
+    def from_first(self, value: Value) -> Value:
+        """Return the first process's value in all of them; anything that can be pickled."""
+        if self.size == 1:
+            return value
+        held = [value]
+        torch.distributed.broadcast_object_list(held, src=0)
+        return held[0]
 
     def wait(self) -> None:
         """Wait for all processes."""

@@ -6,7 +6,7 @@ import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,9 +16,12 @@ from qrag_retriever.state import StateOrder
 
 
 class Settings(BaseModel):
-    """Base of all groups of settings: unknown keys are errors, values are not changed after reading."""
+    """Base of all groups of settings: unknown keys are errors, values are neither converted nor changed later."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LoraSettings(Settings):
@@ -86,13 +89,15 @@ class WarmStartSettings(Settings):
     learning_rate: float = Field(default=2e-4, gt=0)
     warmup_updates: int = Field(default=20, ge=0)
     end_share: float = Field(default=0.1, ge=0, le=1, description="The last learning rate, as a share of the first.")
-    value_weight: float = Field(default=5.0, ge=0, description="Of the squared error to the closed-form return.")
-    complete_share: float = Field(default=0.15, ge=0, le=1, description="States in which nothing is missing.")
+    value_weight: float = Field(default=20.0, ge=0, description="Of the squared error to the closed-form return.")
+    complete_share: float = Field(default=0.2, ge=0, le=1, description="States in which nothing is missing.")
     wrong_share: float = Field(default=0.5, ge=0, le=1, description="States with wrong picks.")
     hard_share: float = Field(default=0.7, ge=0, le=1, description="Wrong picks that are likely mistakes.")
     start_temperature: float = Field(default=0.05, gt=0, description="Divides Q-values in the cross-entropy; learned.")
     max_candidates: int = Field(default=512, ge=2, description="Chunks per state in the loss.")
-    fresh_chunks: int = Field(default=320, ge=1, description="Chunks per update that are embedded with gradients.")
+    fresh_tokens: int = Field(
+        default=3000, ge=1, description="Tokens of chunks per update, about, that are embedded with gradients."
+    )
     patience_updates: int | None = Field(
         default=None, ge=1, description="Go on to PQN when validation has not improved for so many updates."
     )
@@ -129,6 +134,7 @@ class PQNSettings(Settings):
     schedule: Literal["linear", "cosine"] = "linear"
     end_share: float = Field(default=0.1, ge=0, le=1, description="The last learning rate, as a share of the first.")
     fresh_chunks: int = Field(default=192, ge=0, description="Chunks embedded with gradients for the imitation.")
+    max_candidates: int = Field(default=512, ge=2, description="Chunks per state in the imitation.")
     reuse_states: bool = Field(
         default=True,
         description="Take gradients through the rollout's own state embeddings; they are the same without dropout.",
@@ -138,7 +144,7 @@ class PQNSettings(Settings):
 class OptimizerSettings(Settings):
     """AdamW."""
 
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.98), strict=False)
     eps: float = Field(default=1e-6, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     max_gradient_norm: float = Field(default=2.0, gt=0)
@@ -192,7 +198,8 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = Path(path)
     toml = _toml()
     try:
-        content = toml.loads(path.read_text(encoding="utf-8"))
+        # Some editors put a byte order mark in front.
+        content = toml.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror or error}") from error
     except (UnicodeDecodeError, toml.TOMLDecodeError) as error:
@@ -228,7 +235,7 @@ def _override(content: dict[str, Any], override: str) -> None:
     try:
         value = toml.loads(f"value = {text}")["value"]
     except toml.TOMLDecodeError:
-        value = text
+        value = text.strip()
     *groups, last = key.strip().split(".")
     place: Any = content
     for depth, group in enumerate(groups):
@@ -248,7 +255,7 @@ def _override(content: dict[str, Any], override: str) -> None:
 
 
 def _item(items: list[Any], number: str, override: str) -> Any:
-    if not number.isdigit() or int(number) >= len(items):
+    if not number.isdecimal() or int(number) >= len(items):
         raise RecipeError(f"expected a number from 0 to {len(items) - 1} in place of {number!r} in {override!r}")
     return items[int(number)]
 
@@ -257,7 +264,8 @@ def _complaint(error: Any) -> str:
     """Say one thing that is wrong, and the nearest known key where a key is not known."""
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] != "extra_forbidden":
-        return f"  {place}: {error['msg']}, got {error['input']!r}"
+        got = "" if error["type"] == "missing" else f", got {error['input']!r}"
+        return f"  {place}: {error['msg']}{got}"
     known = _fields_at(error["loc"][:-1])
     nearest = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)
     hint = f"; nearest known key: {nearest[0]}" if nearest else ""

@@ -53,14 +53,14 @@ class Rollout:
         visits: E x S visits.
         candidates: What each of them could pick from.
         embeddings: Shape (E * S, D): state embeddings by the live encoder; with gradients if they were asked for.
-        q_values: Shape (E * S,): Q-value of each pick when it was made.
+        scores: Shape (E * S, N): Q-values of all candidates when the pick was made.
         num_envs: E.
     """
 
     visits: list[Visit]
     candidates: Candidates
     embeddings: torch.Tensor
-    q_values: np.ndarray
+    scores: np.ndarray
     num_envs: int
 
     def by_env(self, values: Sequence[float]) -> torch.Tensor:
@@ -119,7 +119,7 @@ def collect(
     visits: list[Visit] = []
     parts: list[Candidates] = []
     embeddings: list[torch.Tensor] = []
-    picked_values: list[float] = []
+    scores: list[np.ndarray] = []
     for _ in range(num_steps):
         running = [(env.sample, env.state) for env in envs.envs]
         with watch("chunks"):
@@ -142,18 +142,16 @@ def collect(
         for e, (transition, (sample, state)) in enumerate(zip(transitions, running, strict=True)):
             outcome = (transition.reward, transition.ended, transition.settled)
             visits.append(Visit(sample, state, chosen[e], rows[e], *outcome))
-            picked_values.append(float(values[e, chosen[e]]))
         parts.append(candidates)
+        scores.append(values)
         embeddings.append(embedded)
-    return Rollout(visits, _stacked(parts), torch.cat(embeddings), np.array(picked_values), len(streams))
-
-
-def _stacked(parts: Sequence[Candidates]) -> Candidates:
-    """Put the candidates of all steps below each other, padded to the longest document."""
     longest = max(part.rows.shape[1] for part in parts)
+    stacked = (
+        _stacked([getattr(part, name) for part in parts], longest) for name in ("rows", "positions", "available")
+    )
+    return Rollout(visits, Candidates(*stacked), torch.cat(embeddings), _stacked(scores, longest), len(streams))
 
-    def padded(name: str) -> np.ndarray:
-        arrays = [getattr(part, name) for part in parts]
-        return np.concatenate([np.pad(array, ((0, 0), (0, longest - array.shape[1]))) for array in arrays])
 
-    return Candidates(padded("rows"), padded("positions"), padded("available"))
+def _stacked(arrays: Sequence[np.ndarray], longest: int) -> np.ndarray:
+    """Put the arrays of all steps below each other, padded to the longest document."""
+    return np.concatenate([np.pad(array, ((0, 0), (0, longest - array.shape[1]))) for array in arrays])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,38 +24,70 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def starting_encoders(
-    settings: ModelSettings, questions: Sequence[str], chunks: Sequence[str], device: str
-) -> tuple[QRAGConfig, StateEncoder, ActionEncoder]:
-    """Load and prepare the encoders that training starts from.
+@dataclass(frozen=True)
+class StartingPoint:
+    """The encoders that training starts from.
 
-    An encoder's Normalize module is dropped, because returns are no cosines, and ``output_scale`` is set so that the
-    Q-values of the untrained pair are of the size of cosines all the same, which is the range of returns.
+    Attributes:
+        config: Of the pair; the scale is 1 until `scaled`.
+        state: Embeds states.
+        action: Embeds chunks; shares no weights with ``state``.
+        is_scaled: Whether the scale is known: given by the recipe, or of a pair that was trained before.
+    """
+
+    config: QRAGConfig
+    state: SentenceTransformer
+    action: SentenceTransformer
+    is_scaled: bool
+
+    def encoders(self) -> tuple[StateEncoder, ActionEncoder]:
+        """Return both encoders."""
+        return StateEncoder(self.state, self.config), ActionEncoder(self.action, self.config)
+
+    def scaled(self, questions: Sequence[str], chunks: Sequence[str]) -> StartingPoint:
+        """Set ``output_scale`` so that the Q-values of the untrained pair are of the size of cosines.
+
+        That is the range of returns. Returns are no cosines, though, so that embeddings may have any length.
+
+        Args:
+            questions: Some questions of the training data.
+            chunks: Some chunks of the training data.
+        """
+        if self.is_scaled:
+            return self
+        state, action = self.encoders()
+        embeddings = [state.encode([(text, ()) for text in questions], False), action.encode(chunks, False)]
+        lengths = [np.linalg.norm(part, axis=1).mean() for part in embeddings]
+        scale = float(1.0 / np.sqrt(np.prod(lengths)))
+        logger.info("mean embedding lengths %s: output_scale %.4f", [round(float(n), 3) for n in lengths], scale)
+        return replace(self, config=self.config.replaced(output_scale=scale), is_scaled=True)
+
+
+def starting_point(settings: ModelSettings, device: str) -> StartingPoint:
+    """Load the encoders that a recipe names: any encoder, its Normalize module dropped, or a Q-RAG model folder.
 
     Args:
         settings: Of the recipe.
-        questions: Some questions of the training data, to measure the scale with.
-        chunks: Some chunks of the training data.
         device: Where to put the weights.
 
-    Returns:
-        The configuration and two encoders that share no weights.
+    Raises:
+        ValueError: If the encoder has no transformer to feed, or too few layers.
+        ModelFolderError: If a model folder is damaged.
     """
-    name = settings.encoder
     overrides: dict[str, Any] = {
         key: getattr(settings, key)
         for key in ("output_scale", "max_chunk_tokens", "max_chunk_tokens_in_state")
         if getattr(settings, key) is not None
     }
-    if settings.trust_remote_code:
-        overrides["trust_remote_code"] = True
-    if (Path(name) / CONFIG_NAME).is_file():
-        model = QRAGModel.from_pretrained(name, device="cpu", **overrides)
-        state, action, config = model.state_encoder.model, model.action_encoder.model, model.config
+    if (Path(settings.encoder) / CONFIG_NAME).is_file():
+        model = QRAGModel.from_pretrained(settings.encoder, device="cpu", **overrides)
+        state, action, is_scaled = model.state_encoder.model, model.action_encoder.model, True
     else:
-        packaged = minilm_folder() if name == MINILM else None
+        if settings.trust_remote_code:
+            overrides["trust_remote_code"] = True
+        packaged = minilm_folder() if settings.encoder == MINILM else None
         model = QRAGModel.from_encoder(
-            packaged or name,
+            packaged or settings.encoder,
             num_layers=settings.num_layers,
             device="cpu",
             positions=settings.positions,
@@ -63,44 +96,47 @@ def starting_encoders(
             **overrides,
         )
         state = _without_normalize(model.state_encoder.model)
-        action = copy.deepcopy(state)
-        config = model.config
-        if settings.output_scale is None:
-            config = config.replaced(output_scale=1.0)
-            scale = _scale(StateEncoder(state, config), ActionEncoder(action, config), questions, chunks)
-            config = config.replaced(output_scale=scale)
+        action, is_scaled = copy.deepcopy(state), settings.output_scale is not None
     for encoder in (state, action):
-        if settings.lora is not None:
-            _add_lora(encoder, settings.lora)
-        encoder.to(device)
         for module in encoder.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = settings.dropout
-    return config, StateEncoder(state, config), ActionEncoder(action, config)
+        if settings.lora is not None:
+            _add_lora(encoder, settings.lora)
+        encoder.to(device)
+    return StartingPoint(model.config, state, action, is_scaled)
 
 
 def _add_lora(encoder: SentenceTransformer, settings: LoraSettings) -> None:
     """Put low-rank adapters into a transformer and freeze the rest."""
     from peft import LoraConfig, get_peft_model
 
-    transformer: Any = encoder[0]
-    transformer.auto_model = get_peft_model(
-        transformer.auto_model,
-        LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
-            target_modules=settings.target_modules,
-        ),
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=settings.target_modules,
     )
+    _replace_transformer(encoder, get_peft_model(_transformer(encoder), config))
+
+
+def _transformer(encoder: SentenceTransformer) -> Any:
+    module: Any = encoder[0]
+    return module.auto_model
+
+
+def _replace_transformer(encoder: SentenceTransformer, transformer: torch.nn.Module) -> None:
+    # Newer sentence-transformers keep it as ``model``, and ``auto_model`` only reads it.
+    name = "model" if isinstance(getattr(type(encoder[0]), "auto_model", None), property) else "auto_model"
+    setattr(encoder[0], name, transformer)
 
 
 def merged_copy(encoder: SentenceTransformer) -> SentenceTransformer:
     """Return a copy on the CPU for saving, low-rank adapters merged into the weights."""
     merged: SentenceTransformer = copy.deepcopy(encoder).to("cpu").eval()
-    transformer: Any = merged[0]
-    if hasattr(transformer.auto_model, "merge_and_unload"):
-        transformer.auto_model = transformer.auto_model.merge_and_unload()
+    transformer = _transformer(merged)
+    if hasattr(transformer, "merge_and_unload"):
+        _replace_transformer(merged, transformer.merge_and_unload())
     return merged
 
 
@@ -114,12 +150,3 @@ def _without_normalize(encoder: SentenceTransformer) -> SentenceTransformer:
     return SentenceTransformer(
         modules=kept, device="cpu", prompts=prompts, default_prompt_name=encoder.default_prompt_name
     )
-
-
-def _scale(state: StateEncoder, action: ActionEncoder, questions: Sequence[str], chunks: Sequence[str]) -> float:
-    """Return the factor that brings the mean length of embeddings to 1."""
-    embeddings = [state.encode([(text, ()) for text in questions], False), action.encode(chunks, False)]
-    lengths = [np.linalg.norm(part, axis=1).mean() for part in embeddings if len(part)]
-    scale = float(1.0 / np.sqrt(np.prod(lengths) ** (2 / len(lengths))))
-    logger.info("mean embedding lengths %s: output_scale %.4f", [round(float(length), 3) for length in lengths], scale)
-    return scale

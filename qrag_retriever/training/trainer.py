@@ -6,6 +6,8 @@ import contextlib
 import copy
 import json
 import math
+import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -21,9 +23,11 @@ from qrag_retriever.errors import CheckpointError, DivergedError, RecipeError
 from qrag_retriever.model import QRAGModel
 from qrag_retriever.training.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint, write_checkpoint
 from qrag_retriever.training.chunk_cache import ChunkCache
+from qrag_retriever.training.data import DEFAULT_CHUNK_TOKENS
 from qrag_retriever.training.evaluation import best_min_q, calibration, figures_of, greedy_picks, returns_of
+from qrag_retriever.training.health import Health
 from qrag_retriever.training.logs import RunLog
-from qrag_retriever.training.networks import TrainedPair
+from qrag_retriever.training.networks import Targets, TrainedPair
 from qrag_retriever.training.opening import open_reward, open_tasks
 from qrag_retriever.training.pqn import PQNLearner
 from qrag_retriever.training.processes import Processes
@@ -31,7 +35,7 @@ from qrag_retriever.training.recipe import Recipe
 from qrag_retriever.training.rewards import Reward, SupportingFactsReward
 from qrag_retriever.training.sampling import Mixture, fixed_episodes
 from qrag_retriever.training.stages import PQNStage, Stage, WarmStartStage
-from qrag_retriever.training.starting_point import merged_copy, starting_encoders
+from qrag_retriever.training.starting_point import StartingPoint, merged_copy, starting_point
 from qrag_retriever.training.timing import Stopwatch
 from qrag_retriever.training.warm_start import WarmStart
 
@@ -39,6 +43,8 @@ MODEL_FOLDER = "model"
 # A loss this many times the square of the largest return is no noise.
 _EXPLODED = 1000.0
 _SAMPLES_FOR_SCALE = 8
+# One Ctrl-C may arrive twice, from the terminal and from a launcher.
+_SAME_SIGNAL_SECONDS = 1.0
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: the run can go on
@@ -54,11 +60,13 @@ class _Loss(torch.nn.Module):
 
     def __init__(self, pair: TrainedPair, log_temperature: torch.nn.Parameter) -> None:
         super().__init__()
+        self.pair = pair
         self.encoders = torch.nn.ModuleList([pair.state_encoder.model, pair.action_encoder.model])
         self.log_temperature = log_temperature
 
     def forward(self, stage: Stage, update: int, watch: Stopwatch, figures: dict[str, float]) -> torch.Tensor:
-        loss, found = stage.loss(update, watch)
+        with self.pair.one_update():
+            loss, found = stage.loss(update, watch)
         figures.update(found)
         # Every weight must take part in every update, also the temperature that only the imitation uses.
         return loss + 0.0 * self.log_temperature
@@ -71,6 +79,7 @@ class Trainer:
         recipe: The settings.
         output: Folder of the run: ``model/`` (the best on validation), ``checkpoints/``, ``log.jsonl``,
             ``tensorboard/`` and ``report.json``.
+        history: Figures of every validation so far.
     """
 
     def __init__(
@@ -102,37 +111,44 @@ class Trainer:
             torch.cuda.set_device(device)
         self._device = device
         self._reward = reward or open_reward(recipe.reward)
+        _check_facts(recipe, self._reward)
         folder = None if data_folder is None else Path(data_folder)
-        training, validation = open_tasks(recipe, folder, Path(recipe_folder))
+        # Adapters, and whatever else an encoder lacks, begin at random.
+        torch.manual_seed(run.seed)
+        start = starting_point(recipe.model, self._device)
+        action = start.encoders()[1]
+        chunking = {"chunk_tokens": min(DEFAULT_CHUNK_TOKENS, action.content_limit), "count_tokens": action.token_ids}
+        training, validation = open_tasks(recipe, folder, Path(recipe_folder), chunking)
         self.mixture = Mixture(training, self._reward)
         self.validation = fixed_episodes(validation, run.validation_samples, run.seed) if validation else []
-        self._build_networks()
+        self._build_networks(start)
         self._watch = Stopwatch()
+        self._health = Health()
         self._step = 0
         self._best: dict[str, Any] = {"score": -math.inf, "step": -1, "figures": {}}
-        self._history: list[dict[str, Any]] = []
+        self.history: list[dict[str, Any]] = []
         self._signal: int | None = None
 
-    def _build_networks(self) -> None:
+    def _build_networks(self, start: StartingPoint) -> None:
         recipe, run = self.recipe, self.recipe.run
-        torch.manual_seed(run.seed)
         drawn = [self.mixture.draw(np.random.default_rng([run.seed, 0, i]))[0] for i in range(_SAMPLES_FOR_SCALE)]
+        self._exploded = _EXPLODED * max(1.0, *map(self._reward.most, drawn)) ** 2
         chunks = [text for sample in drawn for text in sample.chunks[:32]]
         questions = [sample.question for sample in drawn]
-        config, state, action = starting_encoders(recipe.model, questions, chunks, self._device)
+        start = start.scaled(questions, chunks)
+        config = start.config
         self.pair = TrainedPair(
             config,
-            state,
-            action,
+            *start.encoders(),
             recipe.model.frozen,
-            targets=recipe.pqn.targets and recipe.pqn.num_updates > 0,
+            targets=_targets(recipe),
             compute_dtype=choose_dtype(run.dtype, self._device),
-            dropout=recipe.model.dropout,
+            dropout=max(recipe.model.dropout, recipe.model.lora.dropout if recipe.model.lora else 0.0),
             plain_batches=run.plain_batches,
         )
         self._cache = ChunkCache(self.pair.embed_chunks, config.dim, self.pair.device)
         self._target_cache = None
-        if self.pair.has_targets and recipe.pqn.target_chunks == "encoder":
+        if self.pair.targets == "both":
             self._target_cache = ChunkCache(
                 lambda texts: self.pair.embed_chunks(texts, target=True), config.dim, self.pair.device
             )
@@ -140,20 +156,13 @@ class Trainer:
             torch.tensor(math.log(recipe.warm_start.start_temperature), device=self.pair.device)
         )
         self.stages = self._build_stages()
-        module: torch.nn.Module = _Loss(self.pair, self._log_temperature)
-        if self._processes.size > 1:
-            module = torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
-        self._module = module
+        self._module = self._processes.parallel(_Loss(self.pair, self._log_temperature))
 
     def _build_stages(self) -> list[Stage]:
         recipe, seed = self.recipe, self.recipe.run.seed
         stages: list[Stage] = []
-        if recipe.warm_start.num_updates:
-            if not isinstance(self._reward, SupportingFactsReward):
-                raise RecipeError(
-                    "a warm start imitates annotated facts, and the reward does not go by them; "
-                    "set warm_start.num_updates = 0, or reward.kind = 'supporting_facts'"
-                )
+        # Any other reward with a warm start has been refused.
+        if recipe.warm_start.num_updates and isinstance(self._reward, SupportingFactsReward):
             own = self._processes.share(recipe.warm_start.samples_per_update, "warm_start.samples_per_update")
             warm_start = WarmStart(
                 self.pair, self._cache, self._reward, self.mixture.draw, recipe.warm_start, recipe.pqn.gamma,
@@ -180,22 +189,42 @@ class Trainer:
 
         Raises:
             Interrupted: After SIGINT or SIGTERM, when the checkpoint has been written.
+            KeyboardInterrupt: After a second SIGINT, at once.
             DivergedError: If the loss is not finite or explodes; the best model and the last checkpoint stand.
             CheckpointError: If the checkpoint is damaged or of another recipe.
             FileExistsError: If the output folder holds a run and ``resume`` is not asked for.
         """
         found = newest_checkpoint(self.output)
         if not resume and (found is not None or (self.output / MODEL_FOLDER).exists()):
-            raise FileExistsError(f"{self.output} holds a run; resume it or name another run.output")
-        log = RunLog(self.output, self.recipe.run.tensorboard, silent=not self._processes.is_first)
+            raise FileExistsError(f"{self.output} holds a run; go on with --resume, or name another run.output")
+        # No process makes the output folder before all have looked at it.
+        self._processes.wait()
+        checkpoint = None if found is None else read_checkpoint(found, self._processes)
+        first = 0 if checkpoint is None else self._restore_shared(checkpoint)
+        if resume and self._processes.is_first:
+            _put_back_model(self.output)
+        log = RunLog(
+            self.output, self.recipe.run.tensorboard, silent=not self._processes.is_first,
+            go_on_at=None if checkpoint is None else self._step,
+        )  # fmt: skip
         try:
+            if resume:
+                log.say("no checkpoint to go on from; a new run begins" if found is None else f"going on from {found}")
             with self._signals():
-                self._run(log, read_checkpoint(found, self._processes) if resume and found is not None else None)
+                self._run(log, first, checkpoint)
         finally:
             log.close()
         self._processes.wait()
-        self._processes.leave()
         return QRAGModel.from_pretrained(self.output / MODEL_FOLDER, device=self.recipe.run.device)
+
+    @property
+    def is_first_process(self) -> bool:
+        """Whether this process, of those of the run, is the one that tells what happens."""
+        return self._processes.is_first
+
+    def leave(self) -> None:
+        """Leave the other processes of the run, at the very end."""
+        self._processes.leave()
 
     def closing_words(self) -> str:
         """Say where the model is and how to use it."""
@@ -205,18 +234,15 @@ class Trainer:
         return (
             f"The model is in {folder}{f' (validation: {measured})' if measured else ''}. To use it:\n\n"
             "    from qrag_retriever import QRAGRetriever\n"
-            f'    retriever = QRAGRetriever.from_texts(chunks, model="{folder}")\n'
+            f"    retriever = QRAGRetriever.from_texts(chunks, model={json.dumps(folder, ensure_ascii=False)})\n"
             '    docs = retriever.invoke("your question")\n'
         )
 
-    def _run(self, log: RunLog, checkpoint: Checkpoint | None) -> None:
-        first = 0
-        if checkpoint is not None:
-            first = self._restore_shared(checkpoint)
+    def _run(self, log: RunLog, first: int, checkpoint: Checkpoint | None) -> None:
         for number in range(first, len(self.stages)):
             resumed = checkpoint if number == first else None
             self._run_stage(number, log, resumed)
-        if not self._history or self._best["step"] < 0:
+        if not self.history or self._best["step"] < 0:
             self._save_model({})
         self._write_report()
 
@@ -228,7 +254,7 @@ class Trainer:
             done = self._restore_stage(stage, optimizer, checkpoint)
         else:
             stage.begin()
-            if not self._history:
+            if not self.history:
                 self._validate(stage, log)
         last_written = time.monotonic()
         log.begin(stage.name, done, stage.num_updates)
@@ -257,8 +283,7 @@ class Trainer:
             last = part == stage.accumulate - 1
             module: Any = self._module
             with module.no_sync() if self._processes.size > 1 and not last else contextlib.nullcontext():
-                loss = module(stage, done, self._watch, figures)
-                self._check_loss(loss, stage)
+                loss: Any = self._loss(module, stage, done, figures)
                 with self._watch("backward"):
                     (loss / stage.accumulate).backward()
         with self._watch("optimizer"):
@@ -275,6 +300,8 @@ class Trainer:
         figures["learning_rate"] = stage.learning_rate(done)
         figures.update({f"time/{name}": share for name, share in self._watch.shares().items()})
         log.update(self._step, stage.name, figures)
+        for warning in self._health.update(figures) if "td_loss" in figures else ():
+            log.say(warning)
 
     def _new_era(self) -> None:
         self.mixture.era = self._step // self.recipe.run.refresh_updates
@@ -282,10 +309,18 @@ class Trainer:
         if self._target_cache is not None:
             self._target_cache.clear()
 
-    def _check_loss(self, loss: torch.Tensor, stage: Stage) -> None:
+    def _loss(self, module: Any, stage: Stage, done: int, figures: dict[str, float]) -> torch.Tensor:
+        try:
+            loss: torch.Tensor = module(stage, done, self._watch, figures)
+        except ValueError as error:
+            if all(bool(weight.isfinite().all()) for weight in self.pair.trainable().values()):
+                raise
+            # There is no picking by Q-values that are no numbers.
+            raise DivergedError(self._advice(f"weights are not finite at update {self._step}")) from error
         value = float(loss.detach())
-        if not math.isfinite(value) or abs(value) > _EXPLODED:
+        if not math.isfinite(value) or abs(value) > self._exploded:
             raise DivergedError(self._advice(f"the loss of {stage.name} is {value:.4g} at update {self._step}"))
+        return loss
 
     def _advice(self, what: str) -> str:
         kept = f"the best model so far is in {self.output / MODEL_FOLDER}" if self._best["step"] >= 0 else ""
@@ -306,10 +341,15 @@ class Trainer:
         )
 
     def _validate(self, stage: Stage, log: RunLog) -> None:
-        """Measure on validation; keep the model if it is the best so far."""
-        if not self.validation or not self._processes.is_first:
-            self._processes.wait()
+        """Measure on validation in the first process; all of them know the outcome, and decide alike by it."""
+        if not self.validation:
             return
+        if self._processes.is_first:
+            self._measure(stage, log)
+        self.history, self._best = self._processes.from_first((self.history, self._best))
+
+    def _measure(self, stage: Stage, log: RunLog) -> None:
+        """Measure on validation; keep the model if it is the best so far."""
         with self._watch("validation"):
             picks = greedy_picks(self.pair, self.validation)
             returns = returns_of(self._reward, picks, self.recipe.pqn.gamma)
@@ -320,7 +360,7 @@ class Trainer:
         log.validation(self._step, stage.name, figures)
         by_facts = isinstance(self._reward, SupportingFactsReward) and "exact" in figures
         score = (figures["fact_recall"] + figures["exact"]) / 2 if by_facts else figures["return"]
-        self._history.append({"step": self._step, "stage": stage.name, "score": score, **figures})
+        self.history.append({"step": self._step, "stage": stage.name, "score": score, **figures})
         shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
         if score > self._best["score"]:
             self._best = {"score": score, "step": self._step, "stage": stage.name, "figures": figures}
@@ -330,13 +370,14 @@ class Trainer:
             )
             shown += " (best so far)"
         log.say(f"{stage.name} {self._step}: {shown}")
-        self._processes.wait()
+        for warning in self._health.validation(score):
+            log.say(warning)
 
     def _out_of_patience(self, stage: Stage) -> bool:
         patience = stage.patience_updates
         if patience is None:
             return False
-        own = [entry for entry in self._history if entry["stage"] == stage.name]
+        own = [entry for entry in self.history if entry["stage"] == stage.name]
         if not own:
             return False
         best = max(own, key=lambda entry: float(entry["score"]))
@@ -355,8 +396,8 @@ class Trainer:
         if self._processes.is_first:
             report = {
                 "recipe": self.recipe.model_dump(),
-                "best": self._best,
-                "validation": self._history,
+                "best": self._best if self._best["step"] >= 0 else None,
+                "validation": self.history,
                 "skipped_samples": dict(self.mixture.skipped),
             }
             (self.output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -380,25 +421,33 @@ class Trainer:
         shared = {
             "recipe": self.recipe.model_dump(mode="json"),
             "num_processes": self._processes.size,
+            "output_scale": self.pair.config.output_scale,
             "stage": number,
             "done": done,
             "step": self._step,
             "best": self._best,
-            "history": self._history,
+            "history": self.history,
         }
         return write_checkpoint(self.output, self._step, Checkpoint(shared, tensors, own, own_tensors), self._processes)
 
     def _restore_shared(self, checkpoint: Checkpoint) -> int:
         shared, tensors = checkpoint.shared, checkpoint.tensors
-        _check_same_recipe(shared["recipe"], self.recipe.model_dump(mode="json"))
         try:
+            _check_same_recipe(shared["recipe"], self.recipe.model_dump(mode="json"))
+            # Another device may round it otherwise.
+            if not math.isclose(shared["output_scale"], self.pair.config.output_scale, rel_tol=1e-3):
+                raise CheckpointError(
+                    "the data or the encoder has changed since the checkpoint was written: the scale of embeddings is "
+                    f"{self.pair.config.output_scale:.6g} and was {shared['output_scale']:.6g}; start anew with "
+                    "another run.output"
+                )
             with torch.no_grad():
                 for name, weight in self.pair.trainable().items():
                     weight.copy_(tensors[f"weight/{name}"])
                 for name, target in self.pair.target_weights().items():
                     target.copy_(tensors[f"target/{name}"])
                 self._log_temperature.copy_(tensors["log_temperature"])
-            self._step, self._best, self._history = shared["step"], shared["best"], shared["history"]
+            self._step, self._best, self.history = shared["step"], shared["best"], shared["history"]
             self.mixture.era = (self._step - 1) // self.recipe.run.refresh_updates if self._step else 0
             return int(shared["stage"])
         except (KeyError, RuntimeError, TypeError) as error:
@@ -433,10 +482,19 @@ class Trainer:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Note SIGINT and SIGTERM, to stop after the update that runs."""
+        """Note SIGINT and SIGTERM, to stop after the update that runs; a second SIGINT stops at once."""
+        noted = 0.0
 
         def note(number: int, frame: object) -> None:
-            self._signal = number
+            nonlocal noted
+            if self._signal is None:
+                self._signal, noted = number, time.monotonic()
+                if self._processes.is_first:
+                    # Whatever holds a lock on the standard streams may be what is interrupted here.
+                    with contextlib.suppress(OSError):
+                        os.write(2, b"\nstopping after this update, with a checkpoint; Ctrl-C again stops at once\n")
+            elif number == signal.SIGINT and time.monotonic() - noted > _SAME_SIGNAL_SECONDS:
+                raise KeyboardInterrupt
 
         previous = {}
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -448,6 +506,38 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def _check_facts(recipe: Recipe, reward: Reward) -> None:
+    """Raise unless annotated facts are there for what goes by them."""
+    if not isinstance(reward, SupportingFactsReward):
+        if recipe.warm_start.num_updates:
+            raise RecipeError(
+                "a warm start imitates annotated facts, and the reward does not go by them; "
+                "set warm_start.num_updates = 0, or reward.kind = 'supporting_facts'"
+            )
+        return
+    for number, settings in enumerate(recipe.data):
+        if settings.withhold_supporting:
+            raise RecipeError(
+                f"data.{number}.withhold_supporting keeps the facts from a reward that goes by them; set it to false, "
+                "or reward.kind = 'answer_contained' or 'llm', with warm_start.num_updates = 0"
+            )
+
+
+def _put_back_model(output: Path) -> None:
+    """Put back the model that a kill caught while another took its place; remove what it left behind."""
+    for place in output.glob(f".{MODEL_FOLDER}-*"):
+        retired = place / MODEL_FOLDER
+        if retired.is_dir() and not (output / MODEL_FOLDER).exists():
+            os.replace(retired, output / MODEL_FOLDER)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _targets(recipe: Recipe) -> Targets:
+    if not recipe.pqn.targets or not recipe.pqn.num_updates:
+        return "none"
+    return "both" if recipe.pqn.target_chunks == "encoder" else "state"
 
 
 def _check_same_recipe(stored: dict[str, Any], now: dict[str, Any]) -> None:

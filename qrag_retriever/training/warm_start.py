@@ -10,7 +10,7 @@ import torch
 
 from qrag_retriever.q_values import batched_head_q_values
 from qrag_retriever.state import RetrievalState
-from qrag_retriever.training.batches import Candidates, candidates_of, rendered, score, with_fresh
+from qrag_retriever.training.batches import Candidates, candidates_of, hardest, rendered, score, with_fresh
 from qrag_retriever.training.chunk_cache import ChunkCache
 from qrag_retriever.training.data import Sample
 from qrag_retriever.training.networks import TrainedPair
@@ -21,6 +21,8 @@ Draw = Callable[[np.random.Generator], tuple[Sample, int]]
 
 # Wrong picks and hard negatives come from this many of the best-scored chunks that are no facts.
 _HARDEST = 16
+# Of English prose in the word pieces of BERT; only shares out work.
+_CHARACTERS_PER_TOKEN = 4.2
 
 
 @dataclass(frozen=True)
@@ -51,31 +53,32 @@ class LabelledState:
 
 
 def sample_picks(
-    sample: Sample, step_limit: int, hardest: Sequence[int], settings: WarmStartSettings, random: np.random.Generator
+    sample: Sample, step_limit: int, mistakes: Sequence[int], settings: WarmStartSettings, random: np.random.Generator
 ) -> tuple[int, ...]:
     """Draw what has been picked in a training state: some facts, some wrong chunks, at times everything.
 
     Args:
         sample: With annotated facts.
         step_limit: Picks of an episode; a state has at most one fewer.
-        hardest: Chunks without facts that score well, the likely mistakes.
+        mistakes: Chunks without facts that score well, the likely mistakes.
         settings: Shares of complete states and of states with wrong picks.
         random: The state's own stream.
     """
     facts = list(sample.supporting or ())
-    complete = len(facts) < step_limit and random.random() < settings.complete_share
+    # Where there are no facts, the first state is complete already.
+    complete = not facts or (len(facts) < step_limit and random.random() < settings.complete_share)
     num_found = len(facts) if complete else int(random.integers(min(len(facts), step_limit)))
     found = list(random.permutation(facts)[:num_found])
     room = min(step_limit - 1 - num_found, len(sample.chunks) - len(facts))
     num_wrong = int(random.integers(1, room + 1)) if room > 0 and random.random() < settings.wrong_share else 0
     wrong: list[int] = []
     while len(wrong) < num_wrong:
-        from_hardest = len(hardest) > 0 and random.random() < settings.hard_share
-        chunk = int(random.choice(hardest)) if from_hardest else int(random.integers(len(sample.chunks)))
+        likely = len(mistakes) > 0 and random.random() < settings.hard_share
+        chunk = int(random.choice(mistakes)) if likely else int(random.integers(len(sample.chunks)))
         if chunk not in wrong and chunk not in facts:
             wrong.append(chunk)
-        elif from_hardest and set(hardest) <= set(wrong):
-            hardest = ()
+        elif likely and set(mistakes) <= set(wrong):
+            mistakes = ()
     return tuple(int(chunk) for chunk in random.permutation([*found, *wrong]))
 
 
@@ -154,12 +157,12 @@ class WarmStart:
         """Draw samples and states with the given streams (one for each sample) and return loss and figures."""
         drawn = [self._draw(stream) for stream in streams]
         rows = self._cache.rows_of([sample.chunks for sample, _ in drawn])
-        hardest, first_scores = self._hardest([sample for sample, _ in drawn], rows)
+        mistakes, first_scores = self._likely_mistakes([sample for sample, _ in drawn], rows)
         states: list[LabelledState] = []
         document_of: list[int] = []
         for number, ((sample, step_limit), stream) in enumerate(zip(drawn, streams, strict=True)):
             for _ in range(self._settings.states_per_sample):
-                picks = sample_picks(sample, step_limit, hardest[number], self._settings, stream)
+                picks = sample_picks(sample, step_limit, mistakes[number], self._settings, stream)
                 states.append(self._labelled(sample, step_limit, picks))
                 document_of.append(number)
         candidates = candidates_of(
@@ -171,7 +174,8 @@ class WarmStart:
         for i, state in enumerate(states):
             right[i, state.missing] = True
         scores = first_scores[document_of]
-        candidates, right, scores = self._thinned(candidates, right, scores, streams[0])
+        most = self._settings.max_candidates
+        candidates, right, scores = hardest(candidates, right, scores, most, streams[0])
         return self._loss_of(states, candidates, right, scores)
 
     def _loss_of(
@@ -213,7 +217,9 @@ class WarmStart:
             self._gamma * best(len(facts), len(picks) + 1, missing, step_limit, self._gamma),
         )
 
-    def _hardest(self, samples: Sequence[Sample], rows: Sequence[np.ndarray]) -> tuple[list[list[int]], np.ndarray]:
+    def _likely_mistakes(
+        self, samples: Sequence[Sample], rows: Sequence[np.ndarray]
+    ) -> tuple[list[list[int]], np.ndarray]:
         """Return for each sample the non-facts that score best in the first state, and all scores of that state."""
         candidates = candidates_of(
             self._pair.config, [(own, sample.mode) for own, sample in zip(rows, samples, strict=True)], [()] * len(rows)
@@ -222,31 +228,13 @@ class WarmStart:
             first = self._pair.embed_states([(sample.question, ()) for sample in samples])
         scores = score(first, self._cache.table, candidates).sum(-1).cpu().numpy()
         scores[~candidates.available] = -np.inf
-        hardest = []
+        mistakes = []
         for i, sample in enumerate(samples):
             facts = set(sample.supporting or ())
             count = min(_HARDEST + len(facts), len(sample.chunks))
             best = np.argpartition(-scores[i], count - 1)[:count]
-            hardest.append([int(chunk) for chunk in best if int(chunk) not in facts])
-        return hardest, scores
-
-    def _thinned(
-        self, candidates: Candidates, right: np.ndarray, scores: np.ndarray, random: np.random.Generator
-    ) -> tuple[Candidates, np.ndarray, np.ndarray]:
-        """Keep the right chunks, the hardest and some random ones of long documents; positions stay what they were."""
-        most = self._settings.max_candidates
-        if candidates.rows.shape[1] <= most:
-            return candidates, right, scores
-        keys = np.where(candidates.available, random.random(scores.shape), -1.0)
-        hard = np.argpartition(-np.where(candidates.available, scores, -np.inf), most // 2, axis=1)[:, : most // 2]
-        np.put_along_axis(keys, hard, np.take_along_axis(keys, hard, 1) + 1.0, axis=1)
-        keys[right] = 3.0
-        chosen = np.argpartition(-keys, most - 1, axis=1)[:, :most]
-        return (
-            candidates.columns(chosen),
-            np.take_along_axis(right, chosen, axis=1),
-            np.take_along_axis(scores, chosen, axis=1),
-        )
+            mistakes.append([int(chunk) for chunk in best if int(chunk) not in facts])
+        return mistakes, scores
 
     def _fresh_rows(self, candidates: Candidates, right: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Choose the chunks that get gradients: right ones first, then those that the states confuse with them most.
@@ -256,12 +244,21 @@ class WarmStart:
         """
         temperature = float(self._log_temperature.detach().exp())
         logits = np.where(candidates.available, scores / temperature, -np.inf)
-        weights = np.exp(logits - logits.max(1, keepdims=True))
-        weights /= weights.sum(1, keepdims=True)
+        highest = logits.max(1, keepdims=True)
+        # A state in which everything has been picked confuses nothing.
+        weights = np.exp(logits - np.where(np.isfinite(highest), highest, 0.0))
+        weights /= np.maximum(weights.sum(1, keepdims=True), 1e-30)
         rights = np.unique(candidates.rows[right])
         others, place = np.unique(candidates.rows[candidates.available & ~right], return_inverse=True)
         mass = np.bincount(place, weights[candidates.available & ~right], len(others))
-        # Equal weights are told apart by how many states offer a chunk: what is shared costs less.
-        order = np.lexsort((-np.bincount(place, minlength=len(others)), -mass))
-        others = np.setdiff1d(others[order], rights, assume_unique=True)
-        return np.concatenate([rights, others[: max(0, self._settings.fresh_chunks - len(rights))]])
+        costs = np.array([_tokens(self._cache.texts[row]) for row in others])
+        # What a chunk costs is its length: many short mistakes are worth more than one long.
+        order = np.lexsort((others, -mass / costs))
+        order = order[np.isin(others[order], rights, invert=True)]
+        room = self._settings.fresh_tokens - sum(_tokens(self._cache.texts[row]) for row in rights)
+        return np.concatenate([rights, others[order[np.cumsum(costs[order]) <= room]]])
+
+
+def _tokens(text: str) -> float:
+    """Estimate the tokens of a text, special tokens included, without tokenising it."""
+    return len(text) / _CHARACTERS_PER_TOKEN + 2

@@ -1,0 +1,81 @@
+"""Signs that PQN is about to collapse, and what to do about each.
+
+The signs are those that the map of tau x alpha in ``training/README.md`` shows where recall falls: values beyond what
+the reward can pay, a loss that becomes noise, and validation that drops while the loss looks well.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+import numpy as np
+
+_WINDOW = 20
+_OVERESTIMATED = 1.1
+_NOISIER = 10.0
+_DROPPED = 0.1
+
+
+class Health:
+    """Watches the figures of a PQN stage; every sign is reported once."""
+
+    def __init__(self) -> None:
+        """Nothing seen yet."""
+        self._losses: deque[float] = deque(maxlen=_WINDOW)
+        self._excess: deque[float] = deque(maxlen=_WINDOW)
+        self._first_variance: float | None = None
+        self._best_score: float | None = None
+        self._reported: set[str] = set()
+
+    def update(self, figures: Mapping[str, float]) -> list[str]:
+        """Take the figures of an update; return warnings, usually none.
+
+        Args:
+            figures: With "td_loss", "q" (mean Q-value of the picks) and "most" (mean of the largest possible returns).
+        """
+        self._losses.append(figures["td_loss"])
+        self._excess.append(figures["q"] - _OVERESTIMATED * figures["most"])
+        if len(self._losses) < _WINDOW:
+            return []
+        found = []
+        if np.mean(self._excess) > 0:
+            found.append(
+                self._once(
+                    "values",
+                    "Q-values are above the largest return that the reward can pay; values feed on themselves. "
+                    "Set pqn.clip_values = true and pqn.zero_when_settled = true, use pqn.value = 'hard' or a smaller "
+                    "pqn.alpha, or a smaller pqn.tau",
+                )
+            )
+        variance = float(np.var(self._losses))
+        if self._first_variance is None:
+            self._first_variance = variance
+        elif variance > _NOISIER * max(self._first_variance, 1e-8):
+            found.append(
+                self._once(
+                    "loss",
+                    f"the loss has become more than {_NOISIER:.0f} times as noisy as at the beginning. Use a smaller "
+                    "pqn.tau (targets that move more slowly), a smaller pqn.learning_rate, or more environments",
+                )
+            )
+        return [warning for warning in found if warning]
+
+    def validation(self, score: float) -> list[str]:
+        """Take a validation score; return warnings, usually none."""
+        best = self._best_score
+        self._best_score = score if best is None else max(best, score)
+        if best is None or score >= best - _DROPPED:
+            return []
+        warning = self._once(
+            "validation",
+            f"validation has fallen from {best:.3f} to {score:.3f}. The best model so far is kept; use a smaller "
+            "pqn.learning_rate, keep pqn.imitation_weight on for longer, or a larger pqn.alpha if picks do not vary",
+        )
+        return [warning] if warning else []
+
+    def _once(self, sign: str, advice: str) -> str:
+        if sign in self._reported:
+            return ""
+        self._reported.add(sign)
+        return f"warning: {advice}."

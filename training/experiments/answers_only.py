@@ -1,0 +1,90 @@
+"""Train where only answers are known: no annotated evidence, no warm start, PQN from zero.
+
+    python training/experiments/answers_only.py --data DATA --output runs/answers --task babi
+    python training/experiments/answers_only.py --data DATA --output runs/answers --task hotpotqa
+
+babi: BabiLong QA1 at 1k tokens, the reward is a chat model's answer from the picks (`BabiReader`). hotpotqa: bridge
+questions, the reward is the answer being contained in what was picked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from babi_reader import BabiReader
+from harness import MODEL, Measured, mean_and_spread, new_plot, options, questions, save, save_plot
+
+from qrag_retriever.training.datasets import LENGTHS, BookNoise, open_source
+from qrag_retriever.training.recipe import parse_recipe
+from qrag_retriever.training.rewards import AnswerContainedReward, LLMAnswerReward, Outcome, false_positive_rate
+from qrag_retriever.training.trainer import MODEL_FOLDER, Trainer
+
+PQN = {"imitation_weight": 0.0, "value": "hard", "lam": 0.8, "alpha": 0.05, "alpha_end_share": 0.3}
+
+
+def babi(chosen: Any) -> tuple[dict[str, Any], Any]:
+    """Fact recall in two picks, untrained and trained, on the test questions."""
+    episodes = questions(chosen.data, 1, "1k", BookNoise(chosen.data, "test"), 500)
+    settings = {
+        "model": MODEL,
+        "data": [{"source": "babilong-qa1", "options": {"num_chunks": LENGTHS["1k"]}, "withhold_supporting": True}],
+        "warm_start": {"num_updates": 0},
+        "pqn": {**PQN, "num_updates": chosen.updates or 200, "num_envs": 48, "num_steps": 2, "learning_rate": 2e-4},
+    }
+    return settings, (lambda: LLMAnswerReward(BabiReader()), lambda measured: measured.figures(episodes)["fact_recall"])
+
+
+def hotpotqa(chosen: Any) -> tuple[dict[str, Any], Any]:
+    """Share of dev questions with an answer paragraph among two picks, untrained and trained."""
+    reward = AnswerContainedReward()
+    source = open_source("hotpotqa", chosen.data, "test", kinds="bridge")
+    random = np.random.default_rng(0)
+    samples = [source.sample(i, random) for i in range(len(source))]
+    usable = [sample for sample in samples if reward.unusable(sample) is None]
+    skipped = Counter(reason for reason in map(reward.unusable, samples) if reason)
+    print(f"{len(usable)} bridge questions are measured; skipped: {dict(skipped)}")
+    fooled = false_positive_rate(usable)
+    print(f"false positives of the reward: {fooled.rate:.3f} of the questions, {fooled.chunk_rate:.4f} of the chunks")
+    settings = {
+        "model": {**MODEL, "num_layers": 6, "positions": "none", "max_chunk_tokens": 160,
+                  "max_chunk_tokens_in_state": 96},
+        "data": [{"source": "hotpotqa", "options": {"kinds": "bridge"}, "withhold_supporting": True, "step_limit": 2}],
+        "warm_start": {"num_updates": 0},
+        "pqn": {**PQN, "num_updates": chosen.updates or 150, "num_envs": 24, "num_steps": 2, "learning_rate": 5e-5},
+    }  # fmt: skip
+
+    def answered(measured: Measured) -> float:
+        picks = measured.picks([(sample, 2) for sample in usable])
+        return float(np.mean([one.reward for one in reward.judge(
+            [Outcome(p.sample, p.chunk_ids, last=True) for p in picks])]))  # fmt: skip
+
+    return settings, (AnswerContainedReward, answered)
+
+
+def main() -> None:
+    chosen = options(__doc__, task="babi", updates=0)
+    settings, (make_reward, measure) = {"babi": babi, "hotpotqa": hotpotqa}[chosen.task](chosen)
+    figure, axes = new_plot(f"{chosen.task}: answers only, PQN from zero", "update", "validation return")
+    rows = []
+    for seed in chosen.seeds:
+        output = chosen.output / f"{chosen.task}-{seed}"
+        run = {"seed": seed, "evaluate_updates": 25, "tensorboard": False, "output": str(output)}
+        trainer = Trainer(parse_recipe({**settings, "run": run}), chosen.data, reward=make_reward())
+        untrained = measure(Measured(trainer.pair))
+        if not (output / "report.json").is_file():
+            trainer.fit(resume=output.exists())
+        trained = measure(Measured(str(output / MODEL_FOLDER)))
+        history = json.loads((output / "report.json").read_text(encoding="utf-8"))["validation"]
+        axes.plot([entry["step"] for entry in history], [entry["return"] for entry in history], marker=".")
+        rows.append({"task": chosen.task, "seed": seed, "untrained": untrained, "trained": trained})
+        save(chosen.output, f"answers_only_{chosen.task}", rows)
+    save_plot(figure, chosen.output, f"answers_only_{chosen.task}")
+    for name in ("untrained", "trained"):
+        print(name, mean_and_spread([float(row[name]) for row in rows]))
+
+
+if __name__ == "__main__":
+    main()
