@@ -117,8 +117,11 @@ class TestFigures:
         with pytest.raises(ValueError, match="no question has annotated facts"):
             figures_of(picks)
 
-    def test_of_a_question_that_its_document_does_not_answer(self) -> None:
-        figures_of([picks_of((1, 2), ()), picks_of((3, 0))])
+    def test_questions_without_any_fact_have_nothing_to_find(self) -> None:
+        known = [picks_of((3, 5, 0)), picks_of((3, 0))]
+        assert figures_of([picks_of((1, 2), ()), *known]) == figures_of(known)
+        with pytest.raises(ValueError, match="no question has annotated facts"):
+            figures_of([picks_of((1, 2), ())])
 
 
 class Paying:
@@ -187,17 +190,17 @@ def some_picks(draw: st.DrawFn) -> list[Picks]:
 class TestBestMinQ:
     @given(some_picks())
     @settings(max_examples=300, deadline=None)
-    def test_no_other_value_is_better_and_no_higher_one_as_good(self, picks: list[Picks]) -> None:
+    def test_no_other_value_is_better(self, picks: list[Picks]) -> None:
         found = best_min_q(picks)
         everything = sorted({q for one in picks for q in one.q_values})
         tried = [everything[0] - 0.5, *[q + 1 / 16 for q in everything]]
         best = max(mean_f1(picks, value) for value in tried)
         assert mean_f1(picks, found) == pytest.approx(best)
-        counts = [np.minimum.accumulate(one.q_values) > found for one in picks]
-        for value in tried:
-            if value > found and mean_f1(picks, value) == pytest.approx(best) and best > 0:
-                same = [np.minimum.accumulate(one.q_values) > value for one in picks]
-                assert all(np.array_equal(a, b) for a, b in zip(counts, same, strict=True))
+
+    def test_the_highest_of_equally_good_values(self) -> None:
+        """Fewer picks for the same F1: the second question finds nothing, however long it goes on."""
+        picks = [picks_of((0, 5), (0,), (0.9, 0.1)), picks_of((5, 6), (7,), (0.5, 0.4))]
+        assert 0.5 < best_min_q(picks) < 0.9
 
     def test_keeps_all_where_every_pick_is_right(self) -> None:
         picks = [picks_of((0, 3), q_values=(0.9, 0.4)), picks_of((3, 0), q_values=(0.8, -0.2))]

@@ -429,3 +429,9 @@ class TestLengthBuckets:
 
     def test_nothing(self) -> None:
         assert list(length_buckets([])) == []
+
+
+def test_one_network_for_both_roles_is_refused(tiny_encoder: Path) -> None:
+    model = QRAGModel.from_encoder(tiny_encoder, device="cpu")
+    with pytest.raises(ValueError, match="expected two networks"):
+        TrainedPair(model.config, model.state_encoder, model.action_encoder)

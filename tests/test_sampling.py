@@ -193,3 +193,14 @@ class TestSplit:
     def test_a_larger_share_only_adds(self) -> None:
         source = Listed([f"question {i}?" for i in range(300)])
         assert set(split_by_id(source, 0.1)[1]) < set(split_by_id(source, 0.3)[1])
+
+
+def test_fixed_questions_leave_out_what_the_reward_cannot_judge() -> None:
+    class HalfAnnotated(Listed):
+        def sample(self, number: int, random: np.random.Generator, era: int = 0) -> Sample:
+            return Sample(f"line {number}", self.questions[number], ("a", "b"), (0,) if number % 2 else None)
+
+    task = Task(HalfAnnotated(["Who?", "What?", "Where?", "When?"]), np.arange(4), step_limit=2)
+    judged = fixed_episodes([task], 2, 0, SupportingFactsReward())
+    assert sorted(sample.id for sample, _ in judged) == ["line 1", "line 3"]
+    assert len(fixed_episodes([task], 4, 0)) == 4

@@ -50,6 +50,7 @@ from tests.training_runs import (
     train_to_the_end,
     trainer_of,
     weights_of,
+    without_cards,
     write_questions,
 )
 
@@ -60,10 +61,9 @@ Outcomes = Callable[[Changes], dict[str, Any]]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def without_cards() -> Iterator[None]:
-    """Let sentence-transformers write no model cards, which is what takes longest in a small run."""
+def no_cards() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sentence_transformers.SentenceTransformer._create_model_card", lambda *_, **__: None)
+        without_cards(patch)
         yield
 
 
@@ -407,6 +407,8 @@ def test_a_run_that_is_killed_at_random_moments_equals_one_that_is_not(
     changes = {"run.evaluate_updates": 1}
     recipe_of(tmp_path, tiny_encoder)
     content = settings_of(tmp_path, tiny_encoder, changes)
+    # The server of processes takes its time to start.
+    started(int, tmp_path).join()
     begun = time.monotonic()
     # In a process of the same kind: the number of threads decides about last bits.
     expected = next(killed_and_resumed(tmp_path, content, 0, 0.0, rng))

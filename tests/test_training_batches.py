@@ -275,6 +275,11 @@ class TestWithFresh:
         found.sum().backward()
         assert float(fresh.grad.abs().sum()) == 0
 
+    def test_nothing_fresh_at_all(self) -> None:
+        table = random_floats(10, DIM)
+        found = with_fresh(table, self.ROWS, np.array([], np.int64), torch.zeros(0, DIM))
+        assert torch.equal(found, table[torch.from_numpy(self.ROWS)])
+
     def test_repeats_bit_by_bit(self) -> None:
         random = np.random.default_rng(3)
         table, rows = random_floats(50, DIM), random.integers(50, size=(64, 200))

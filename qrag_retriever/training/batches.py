@@ -98,6 +98,7 @@ def hardest(
     Returns:
         The kept candidates with their ``right`` and ``scores``.
     """
+    most = max(most, int(right.sum(1).max(initial=0)))
     if candidates.rows.shape[1] <= most:
         return candidates, right, scores
     keys = np.where(candidates.available, scores, -np.inf)

@@ -165,6 +165,7 @@ def best_min_q(picks: Sequence[Picks]) -> float:
     f1 = np.zeros((len(known), longest + 1))
     for i, one in enumerate(known):
         facts = set(one.sample.supporting or ())
+        f1[i, 0] = float(not facts)  # nothing to find, and nothing picked
         lowest[i, : len(one.q_values)] = np.minimum.accumulate(one.q_values)
         for count in range(1, len(one.chunk_ids) + 1):
             f1[i, count] = 2 * len(facts & set(one.chunk_ids[:count])) / (count + len(facts))
@@ -173,6 +174,7 @@ def best_min_q(picks: Sequence[Picks]) -> float:
     if len(candidates) > 2000:
         candidates = candidates[:: len(candidates) // 2000]
     rows = np.arange(len(known))
-    scores = [float(f1[rows, (lowest > candidate).sum(1)].mean()) for candidate in candidates]
+    # Rounded, so that equal means of other sums are equal.
+    scores = [round(float(f1[rows, (lowest > candidate).sum(1)].mean()), 9) for candidate in candidates]
     # The highest of equally good values: fewer picks for the same F1.
     return float(candidates[len(scores) - 1 - int(np.argmax(scores[::-1]))])

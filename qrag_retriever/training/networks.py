@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -11,7 +12,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qrag_retriever.config import QRAGConfig
-from qrag_retriever.encoders import ActionEncoder, Encoder, StateEncoder, TokenIds
+from qrag_retriever.encoders import ActionEncoder, Encoder, StateEncoder, TokenIds, position_limit
 from qrag_retriever.state import StateInput
 
 EncoderType = TypeVar("EncoderType", bound=Encoder)
@@ -64,7 +65,12 @@ class TrainedPair:
             dropout: Of the live encoders wherever gradients are enabled; everything else runs without.
             plain_batches: Pad batches to powers of two as the paper's code does and never sort them by length (for
                 comparisons).
+
+        Raises:
+            ValueError: If both encoders are one network.
         """
+        if state_encoder.model is action_encoder.model:
+            raise ValueError("expected two networks, got one for states and chunks; train a copy of it for one of them")
         self.config = config
         self.state_encoder, self.action_encoder = state_encoder, action_encoder
         self._compute_dtype = compute_dtype
@@ -143,7 +149,7 @@ class TrainedPair:
         texts = [list(ids) for ids in unique]
         with self._arithmetic():
             parts = [
-                encoder.forward([texts[row] for row in rows], encoder.prompt_tokens, self._pad_to(texts, rows))
+                encoder.forward([texts[row] for row in rows], encoder.prompt_tokens, self._pad_to(encoder, texts, rows))
                 for rows in batches
             ]
         order = torch.empty(len(texts), dtype=torch.long)
@@ -156,11 +162,11 @@ class TrainedPair:
             return [list(range(len(lengths)))]
         return list(length_buckets(lengths, self.device.type, torch.is_grad_enabled()))
 
-    def _pad_to(self, texts: Sequence[TokenIds], rows: Sequence[int]) -> int | None:
+    def _pad_to(self, encoder: Encoder, texts: Sequence[TokenIds], rows: Sequence[int]) -> int | None:
         if not self._plain_batches:
             return None
         longest = max(len(texts[row]) for row in rows)
-        return 1 << (longest - 1).bit_length()
+        return min(1 << (longest - 1).bit_length(), position_limit(encoder.model) or sys.maxsize)
 
     @contextlib.contextmanager
     def _arithmetic(self) -> Iterator[None]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 
 Value = TypeVar("Value")
+# All others wait while the first process validates.
+_LONGEST_WAIT = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Processes:
         if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
             return cls()
         if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+            backend = "nccl" if device.startswith("cuda") else "gloo"
+            torch.distributed.init_process_group(backend, timeout=_LONGEST_WAIT)
         return cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0")))
 
     @property

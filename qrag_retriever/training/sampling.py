@@ -67,7 +67,7 @@ class Mixture:
         self._shares = np.cumsum([task.weight for task in tasks]) / sum(task.weight for task in tasks)
         self.era = 0
         self.skipped: Counter[str] = Counter()
-        self._skipped_ids: set[str] = set()
+        self._skipped_ids: set[tuple[str, str]] = set()
 
     def draw(self, random: np.random.Generator) -> tuple[Sample, int]:
         """Draw one episode with a stream.
@@ -84,26 +84,34 @@ class Mixture:
             reason = self._reward.unusable(sample)
             if reason is None:
                 return sample, limit
-            if sample.id not in self._skipped_ids:
-                self._skipped_ids.add(sample.id)
+            if (task.source.name, sample.id) not in self._skipped_ids:
+                self._skipped_ids.add((task.source.name, sample.id))
                 self.skipped[reason] += 1
         raise ValueError(f"the reward can judge none of {_MOST_ATTEMPTS} samples drawn; the last one because {reason}")
 
 
-def fixed_episodes(tasks: Sequence[Task], num_samples: int, seed: int) -> list[tuple[Sample, int]]:
+def fixed_episodes(
+    tasks: Sequence[Task], num_samples: int, seed: int, reward: Reward | None = None
+) -> list[tuple[Sample, int]]:
     """Return the same questions over the same documents at every call, from all tasks in equal parts.
 
     Args:
         tasks: Where from; what the training must not see of a sample is seen here.
         num_samples: Questions in all; fewer if the tasks have fewer.
         seed: Decides which questions, and what their documents are filled up with.
+        reward: Questions that it cannot judge are left out; None keeps all.
     """
     episodes: list[tuple[Sample, int]] = []
     for place, task in enumerate(tasks):
         wanted = num_samples // len(tasks) + (place < num_samples % len(tasks))
-        numbers = np.random.default_rng([seed, place]).permutation(task.numbers)[:wanted]
-        for number in np.sort(numbers):
-            episodes.append(task.episode(int(number), np.random.default_rng([seed, place, int(number)])))
+        chosen: dict[int, tuple[Sample, int]] = {}
+        for number in np.random.default_rng([seed, place]).permutation(task.numbers).tolist():
+            if len(chosen) == wanted:
+                break
+            episode = task.episode(number, np.random.default_rng([seed, place, number]))
+            if reward is None or reward.unusable(episode[0]) is None:
+                chosen[number] = episode
+        episodes.extend(chosen[number] for number in sorted(chosen))
     return episodes
 
 

@@ -120,7 +120,9 @@ class Trainer:
         chunking = {"chunk_tokens": min(DEFAULT_CHUNK_TOKENS, action.content_limit), "count_tokens": action.token_ids}
         training, validation = open_tasks(recipe, folder, Path(recipe_folder), chunking)
         self.mixture = Mixture(training, self._reward)
-        self.validation = fixed_episodes(validation, run.validation_samples, run.seed) if validation else []
+        self.validation = (
+            fixed_episodes(validation, run.validation_samples, run.seed, self._reward) if validation else []
+        )
         self._build_networks(start)
         self._watch = Stopwatch()
         self._health = Health()
@@ -354,7 +356,7 @@ class Trainer:
             picks = greedy_picks(self.pair, self.validation)
             returns = returns_of(self._reward, picks, self.recipe.pqn.gamma)
             figures = {**calibration(picks, returns), "return": float(np.mean([own[0] for own in returns]))}
-            if any(sample.supporting is not None for sample, _ in self.validation):
+            if any(sample.supporting for sample, _ in self.validation):
                 figures.update(figures_of(picks).to_dict())
         self._watch.shares()
         log.validation(self._step, stage.name, figures)
