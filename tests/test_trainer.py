@@ -51,6 +51,7 @@ from tests.training_runs import (
     trainer_of,
     weights_of,
     without_cards,
+    without_validation,
     write_questions,
 )
 
@@ -183,15 +184,6 @@ def test_questions_of_ones_own_are_cut_into_training_and_validation(tmp_path: Pa
     assert {sample.id for sample, _ in trainer.validation} == {f"train.jsonl:{number + 1}" for number in validation}
 
 
-def without_validation(folder: Path) -> dict[str, Any]:
-    """Write training questions of which none falls to the validation."""
-    for seed in itertools.count(1):
-        path = write_questions(folder / "train.jsonl", 12, seed=seed)
-        if not len(split_by_id(JsonLines(path), 0.1)[1]):
-            return {"validation": []}
-    raise AssertionError
-
-
 def test_without_validation_the_last_model_is_kept(tmp_path: Path, tiny_encoder: Path) -> None:
     trainer = trainer_of(tmp_path, tiny_encoder, without_validation(tmp_path))
     assert trainer.validation == []
@@ -252,6 +244,15 @@ def test_one_stage_alone_is_a_run(tmp_path: Path, tiny_encoder: Path, stage: str
     other = {"warm_start": "pqn", "pqn": "warm_start"}[stage]
     trainer_of(tmp_path, tiny_encoder, {f"{other}.num_updates": 0}).fit()
     assert {entry["stage"] for entry in log_of(tmp_path / "run")} == {stage, f"validation/{stage}"}
+
+
+def test_targets_of_pqn_begin_where_the_warm_start_has_led(tmp_path: Path, tiny_encoder: Path) -> None:
+    trainer = trainer_of(tmp_path, tiny_encoder)
+    _, weights = some_updates(trainer, trainer.stages[0], 2)
+    live = {name: weights[name] for name in trainer.pair.target_weights()}
+    assert norm_of_difference(trainer.pair.target_weights(), live) > 1e-4
+    trainer.stages[1].begin()
+    assert norm_of_difference(trainer.pair.target_weights(), live) == 0
 
 
 # Repeats

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from qrag_retriever.training.cli import main
 from qrag_retriever.training.logs import RunLog
 from qrag_retriever.training.trainer import Interrupted
-from tests.training_runs import some_updates, toml_of, trainer_of, weights_of
+from tests.training_runs import settings_of, some_updates, toml_of, trainer_of, weights_of
 
 RANK = int(os.environ.get("RANK", "0"))
 # The same updates as one process makes: no embeddings are older than an update. With the usual eps, AdamW moves weights
@@ -53,28 +53,19 @@ def indivisible(folder: Path, encoder: Path) -> None:
     (folder / f"indivisible.{RANK}.json").write_text(json.dumps(messages))
 
 
-def whole(folder: Path, encoder: Path) -> None:
-    """Carry out a run by the command line, and note what this process writes."""
-    touched: set[str] = set()
-
-    def note(event: str, arguments: tuple[Any, ...]) -> None:
-        writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
-        if (writes or event in ("os.mkdir", "os.rename")) and str(folder / "whole") in str(arguments[0]):
-            touched.add(str(arguments[0]))
-
-    changes = {**WHOLE, "run.output": str(folder / "whole")}
-    recipe = trainer_of(folder, encoder, changes).recipe.model_dump(mode="json", exclude_none=True)
+def whole(folder: Path, encoder: Path) -> int:
+    """Carry out a run by the command line; return its exit code."""
     if RANK == 0:
-        (folder / "recipe.toml").write_text(toml_of(recipe))
+        changes = {**WHOLE, "run.output": str(folder / "whole")}
+        (folder / "recipe.toml").write_text(toml_of(settings_of(folder, encoder, changes)))
     torch.distributed.barrier()
-    sys.addaudithook(note)
-    code = main([str(folder / "recipe.toml")])
-    (folder / f"written.{RANK}.json").write_text(json.dumps({"code": code, "touched": sorted(touched)}))
+    return main([str(folder / "recipe.toml")])
 
 
-def run(folder: Path, encoder: Path, output: str, resume: bool = False, stop_after: int | None = None) -> None:
-    """Carry out a run, or a part: one of two processes gets a signal."""
-    trainer = trainer_of(folder, encoder, {"run.output": str(folder / output), "run.checkpoint_minutes": 60.0})
+def run(folder: Path, encoder: Path, output: str, stop_after: int | None = None, **changes: Any) -> None:
+    """Go on with a run or begin it; if it is to be stopped, only one of two processes gets the signal."""
+    changes = {**changes, "run.output": str(folder / output), "run.checkpoint_minutes": 60.0}
+    trainer = trainer_of(folder, encoder, changes)
     original: Callable[..., None] = RunLog.update
     if RANK == 1 and stop_after is not None:
 
@@ -85,7 +76,7 @@ def run(folder: Path, encoder: Path, output: str, resume: bool = False, stop_aft
 
         RunLog.update = update  # type: ignore[method-assign]
     try:
-        trainer.fit(resume)
+        trainer.fit(resume=True)
         save_file(weights_of(trainer), folder / f"{output}.{RANK}.safetensors")
     except Interrupted as stopped:
         (folder / f"{output}.{RANK}.stopped").write_text(str(stopped))
@@ -94,15 +85,27 @@ def run(folder: Path, encoder: Path, output: str, resume: bool = False, stop_aft
 
 
 def all_of_it(folder: Path, encoder: Path) -> None:
-    """Do everything in one start, which takes most of the time."""
+    """Do everything in one start, which takes most of the time; note what this process writes."""
+    touched: set[str] = set()
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+        if writes or event in ("os.mkdir", "os.rename"):
+            path = Path(os.fsdecode(arguments[0]) if isinstance(arguments[0], (str, bytes, Path)) else "")
+            if path.is_relative_to(folder):
+                touched.add(path.relative_to(folder).as_posix())
+
+    sys.addaudithook(note)
     for stage in (0, 1):
         updates(folder, encoder, stage)
     indivisible(folder, encoder)
     run(folder, encoder, "uninterrupted")
     run(folder, encoder, "interrupted", stop_after=6)
-    run(folder, encoder, "interrupted", resume=True)
+    run(folder, encoder, "interrupted")
+    run(folder, encoder, "unvalidated", data=[{"source": "unvalidated.jsonl"}], validation=[])
     # Last, because the command line leaves the group.
-    whole(folder, encoder)
+    code = whole(folder, encoder)
+    (folder / f"written.{RANK}.json").write_text(json.dumps({"code": code, "touched": sorted(touched)}))
 
 
 if __name__ == "__main__":

@@ -372,7 +372,8 @@ class Trainer:
             )
             shown += " (best so far)"
         log.say(f"{stage.name} {self._step}: {shown}")
-        for warning in self._health.validation(score):
+        # What a warm start loses on the way, its own next updates can bring back.
+        for warning in self._health.validation(score) if stage.name == "pqn" else ():
             log.say(warning)
 
     def _out_of_patience(self, stage: Stage) -> bool:
