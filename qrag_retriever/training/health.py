@@ -1,7 +1,7 @@
 """Signs that PQN is about to collapse, and what to do about each.
 
-The signs are those that the map of tau x alpha in ``training/README.md`` shows where recall falls: values beyond what
-the reward can pay, a loss that becomes noise, and validation that drops while the loss looks well.
+The signs: values beyond what the reward can pay, a loss that becomes noise, and validation that drops while the loss
+looks well. The thresholds are rules of thumb.
 """
 
 from __future__ import annotations

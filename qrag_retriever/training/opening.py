@@ -55,6 +55,10 @@ def _open(
     chunking: Mapping[str, Any], with_validation: bool,
 ) -> tuple[Task, Task | None]:  # fmt: skip
     if settings.source.endswith(".jsonl"):
+        if settings.split is not None:
+            raise RecipeError(
+                f"{settings.source} has no splits; leave out split, or name another file in [[validation]]"
+            )
         try:
             source: SampleSource = JsonLines(
                 recipe_folder / settings.source, mode=settings.mode or "document", **{**chunking, **settings.options}
@@ -69,6 +73,8 @@ def _open(
         raise RecipeError(
             f"there is no source {settings.source!r}: expected a .jsonl file or one of {', '.join(SOURCES)}"
         )
+    if settings.mode is not None:
+        raise RecipeError(f"the data set {settings.source} has its own mode; leave out mode = {settings.mode!r}")
     if data_folder is None:
         raise RecipeError(f"the source {settings.source!r} lies in a data folder; name it with --data DIR")
     source = _dataset(settings, settings.split or split, data_folder)
