@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -52,6 +52,19 @@ def whole_folder(target: Path, may_replace: Callable[[Path], bool]) -> Iterator[
         sync(target.parent)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def write_whole_file(target: Path, content: str) -> None:
+    """Write a text file beside its place and move it there when it is on the disk."""
+    draft = target.with_name(f".{target.name}.draft")
+    try:
+        draft.write_text(content, encoding="utf-8")
+        sync(draft)
+        os.replace(draft, target)
+        sync(target.parent)
+    except BaseException:
+        draft.unlink(missing_ok=True)
         raise
 
 

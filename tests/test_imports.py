@@ -26,13 +26,14 @@ LINES = [
 ]
 # The same within the training package.
 TRAINING_LINES = [
-    ["data_checks", "sentences", "timing", "recipe", "processes", "returns", "schedules", "health"],
+    ["data_checks", "sentences", "timing", "recipe", "processes", "returns", "schedules", "health", "stop_signals"],
     ["data"],
     ["datasets", "rewards", "checkpoint", "logs"],
     ["environment", "sampling", "chunk_cache", "batches", "networks", "starting_point"],
     ["opening", "warm_start", "rollout", "evaluation"],
     ["pqn"],
     ["stages"],
+    ["run_state"],
     ["trainer"],
     ["dry_run"],
     ["cli"],

@@ -32,6 +32,7 @@ from qrag_retriever.training.processes import Processes
 from qrag_retriever.training.recipe import PQNSettings
 from qrag_retriever.training.rewards import Feedback, Outcome, SupportingFactsReward
 from qrag_retriever.training.sampling import split_by_id
+from qrag_retriever.training.stop_signals import StopSignals
 from qrag_retriever.training.timing import Stopwatch
 from qrag_retriever.training.trainer import Interrupted, Trainer
 from tests.conftest import QUESTION, STORY
@@ -131,7 +132,8 @@ def test_a_run_leaves_model_log_report_and_tensorboard_files(tmp_path: Path, tin
     trainer = trainer_of(tmp_path, tiny_encoder, {"run.tensorboard": True, "run.checkpoint_minutes": 5.0})
     returned = trainer.fit()
     output = tmp_path / "run"
-    assert sorted(path.name for path in output.iterdir()) == ["log.jsonl", "model", "report.json", "tensorboard"]
+    visible = sorted(path.name for path in output.iterdir() if path.name != ".lock")
+    assert visible == ["log.jsonl", "model", "report.json", "tensorboard"]
     entries = log_of(output)
     warm = [entry["step"] for entry in entries if entry["stage"] == "warm_start"]
     pqn = [entry["step"] for entry in entries if entry["stage"] == "pqn"]
@@ -342,8 +344,56 @@ def test_a_model_that_a_kill_caught_between_two_names_is_put_back(tmp_path: Path
     # Nothing is validated between 5 and 5 more updates, so the model can only be the one that was there.
     with after_updates({6: lambda: (_ for _ in ()).throw(RuntimeError("power cut"))}), pytest.raises(RuntimeError):
         trainer_of(tmp_path, tiny_encoder).fit(resume=True)
-    assert sorted(path.name for path in output.iterdir()) == ["checkpoints", "log.jsonl", "model"]
+    assert sorted(path.name for path in output.iterdir()) == [".lock", "checkpoints", "log.jsonl", "model"]
     assert files_of(output / "model") == kept
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path, tiny_encoder: Path) -> None:
+    first = trainer_of(tmp_path, tiny_encoder)
+    first.fit()
+    before = files_of(first.output)
+    again = trainer_of(tmp_path, tiny_encoder)
+    again.fit(resume=True)
+    assert files_of(first.output) == before
+    assert again.closing_words() == first.closing_words()
+    with pytest.raises(CheckpointError, match=r"pqn\.gamma"):
+        trainer_of(tmp_path, tiny_encoder, {"pqn.gamma": 0.9}).fit(resume=True)
+
+
+def test_two_runs_do_not_work_in_one_folder(tmp_path: Path, tiny_encoder: Path) -> None:
+    first, second = (trainer_of(tmp_path, tiny_encoder) for _ in range(2))
+
+    def intrude() -> None:
+        with pytest.raises(FileExistsError, match="another run is at work in"):
+            second.fit(resume=True)
+
+    with after_updates({3: intrude}):
+        first.fit()
+    assert log_of(first.output)[-1]["step"] == ALL_UPDATES
+
+
+def test_time_and_skipped_samples_of_a_run_go_on_where_it_was_stopped(tmp_path: Path, tiny_encoder: Path) -> None:
+    first = trainer_of(tmp_path, tiny_encoder)
+    first.mixture.skipped["too hard"] = 3
+    stopped_after(first, 5)
+    spent = first.state.spent()
+    second = trainer_of(tmp_path, tiny_encoder)
+    second.fit(resume=True)
+    report = json.loads((second.output / "report.json").read_text())
+    assert report["skipped_samples"] == {"too hard": 3}
+    for name, seconds in spent.items():
+        assert report[name] > 0.5 * seconds
+
+
+def test_the_temperature_of_the_warm_start_is_not_decayed(tmp_path: Path, tiny_encoder: Path) -> None:
+    trainer = trainer_of(tmp_path, tiny_encoder, {"optimizer.weight_decay": 1.0})
+    optimizer = trainer._optimizer()
+    trainer._log_temperature.grad = torch.zeros_like(trainer._log_temperature)
+    before = trainer._log_temperature.detach().clone()
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    optimizer.step()
+    assert torch.equal(trainer._log_temperature.detach(), before)
 
 
 def test_what_does_not_decide_weights_may_change_between_stops(tmp_path: Path, tiny_encoder: Path) -> None:
@@ -362,20 +412,20 @@ def test_signals_do_what_they_did_before_when_the_run_is_over(tmp_path: Path, ti
 
 
 def test_a_second_interrupt_stops_at_once_but_not_an_echo_of_the_first(
-    tmp_path: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = trainer_of(tmp_path, tiny_encoder)
-    with trainer._signals():
+    signals = StopSignals(tell=True)
+    with signals.handled():
         for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
             signal.raise_signal(number)
         said = capfd.readouterr().err
         assert said.count("stopping after this update") == 1
         now = time.monotonic()
-        monkeypatch.setattr("qrag_retriever.training.trainer.time.monotonic", lambda: now + 2.0)
+        monkeypatch.setattr("qrag_retriever.training.stop_signals.time.monotonic", lambda: now + 2.0)
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert trainer._signal == signal.SIGINT
+    assert signals.noted == signal.SIGINT
 
 
 # Kills

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import math
 import os
@@ -16,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
+from qrag_retriever._files import write_whole_file
 from qrag_retriever.config import Mode
 from qrag_retriever.devices import choose_device, choose_dtype
-from qrag_retriever.errors import CheckpointError, DivergedError, RecipeError
+from qrag_retriever.errors import DivergedError, RecipeError
 from qrag_retriever.model import QRAGModel
 from qrag_retriever.training.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint, write_checkpoint
 from qrag_retriever.training.chunk_cache import ChunkCache
@@ -33,18 +34,19 @@ from qrag_retriever.training.pqn import PQNLearner
 from qrag_retriever.training.processes import Processes
 from qrag_retriever.training.recipe import Recipe
 from qrag_retriever.training.rewards import Reward, SupportingFactsReward
+from qrag_retriever.training.run_state import RunState, check_same_recipe
 from qrag_retriever.training.sampling import Mixture, fixed_episodes
 from qrag_retriever.training.stages import PQNStage, Stage, WarmStartStage
 from qrag_retriever.training.starting_point import StartingPoint, merged_copy, starting_point
+from qrag_retriever.training.stop_signals import StopSignals
 from qrag_retriever.training.timing import Stopwatch
 from qrag_retriever.training.warm_start import WarmStart
 
 MODEL_FOLDER = "model"
+REPORT_FILE = "report.json"
 # A loss this many times the square of the largest return is no noise.
 _EXPLODED = 1000.0
 _SAMPLES_FOR_SCALE = 8
-# One Ctrl-C may arrive twice, from the terminal and from a launcher.
-_SAME_SIGNAL_SECONDS = 1.0
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: the run can go on
@@ -79,7 +81,7 @@ class Trainer:
         recipe: The settings.
         output: Folder of the run: ``model/`` (the best on validation), ``checkpoints/``, ``log.jsonl``,
             ``tensorboard/`` and ``report.json``.
-        history: Figures of every validation so far.
+        state: What the next update goes on from, with the figures of every validation so far.
     """
 
     def __init__(
@@ -126,10 +128,7 @@ class Trainer:
         self._build_networks(start)
         self._watch = Stopwatch()
         self._health = Health()
-        self._step = 0
-        self._best: dict[str, Any] = {"score": -math.inf, "step": -1, "figures": {}}
-        self.history: list[dict[str, Any]] = []
-        self._signal: int | None = None
+        self._signals = StopSignals(tell=self._processes.is_first)
 
     def _build_networks(self, start: StartingPoint) -> None:
         recipe, run = self.recipe, self.recipe.run
@@ -149,14 +148,15 @@ class Trainer:
             plain_batches=run.plain_batches,
         )
         self._cache = ChunkCache(self.pair.embed_chunks, config.dim, self.pair.device)
-        self._target_cache = None
+        self._caches = {"cache": self._cache}
         if self.pair.targets == "both":
-            self._target_cache = ChunkCache(
+            self._caches["target_cache"] = ChunkCache(
                 lambda texts: self.pair.embed_chunks(texts, target=True), config.dim, self.pair.device
             )
         self._log_temperature = torch.nn.Parameter(
             torch.tensor(math.log(recipe.warm_start.start_temperature), device=self.pair.device)
         )
+        self.state = RunState(recipe, self.pair, self._log_temperature, self._caches, self.mixture)
         self.stages = self._build_stages()
         self._module = self._processes.parallel(_Loss(self.pair, self._log_temperature))
 
@@ -175,8 +175,9 @@ class Trainer:
         if recipe.pqn.num_updates:
             own = self._processes.share(recipe.pqn.num_envs, "pqn.num_envs")
             learner = PQNLearner(
-                self.pair, self._cache, self._target_cache, self._reward, recipe.pqn, self._log_temperature
-            )
+                self.pair, self._cache, self._caches.get("target_cache"), self._reward, recipe.pqn,
+                self._log_temperature,
+            )  # fmt: skip
             streams = [np.random.default_rng([seed, 2, i]) for i in own]
             stages.append(PQNStage(learner, self.pair, recipe.pqn, self._reward, self.mixture, streams))
         if not stages:
@@ -187,37 +188,66 @@ class Trainer:
         """Train; return the model that was best on validation (the last one where there is no validation).
 
         Args:
-            resume: Go on from the newest checkpoint in the output folder, if there is one.
+            resume: Go on from the newest checkpoint in the output folder, if there is one; nothing is done if the
+                run in it is finished.
 
         Raises:
             Interrupted: After SIGINT or SIGTERM, when the checkpoint has been written.
             KeyboardInterrupt: After a second SIGINT, at once.
             DivergedError: If the loss is not finite or explodes; the best model and the last checkpoint stand.
             CheckpointError: If the checkpoint is damaged or of another recipe.
-            FileExistsError: If the output folder holds a run and ``resume`` is not asked for.
+            FileExistsError: If the output folder holds a run and ``resume`` is not asked for, or a run is at work in
+                it.
         """
         found = newest_checkpoint(self.output)
         if not resume and (found is not None or (self.output / MODEL_FOLDER).exists()):
             raise FileExistsError(f"{self.output} holds a run; go on with --resume, or name another run.output")
+        report = self.output / REPORT_FILE
+        finished = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None
         # No process makes the output folder before all have looked at it.
         self._processes.wait()
+        if finished is not None:
+            check_same_recipe(finished["recipe"], self.recipe)
+            self.state.best = finished["best"] or self.state.best
+        else:
+            with self._only_run():
+                self._fit(found, resume)
+            self._processes.wait()
+        return QRAGModel.from_pretrained(self.output / MODEL_FOLDER, device=self.recipe.run.device)
+
+    @contextlib.contextmanager
+    def _only_run(self) -> Iterator[None]:
+        """Keep other runs out of the output folder."""
+        if not self._processes.is_first:
+            yield
+            return
+        self.output.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.output / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise FileExistsError(f"another run is at work in {self.output}; name another run.output") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _fit(self, found: Path | None, resume: bool) -> None:
         checkpoint = None if found is None else read_checkpoint(found, self._processes)
-        first = 0 if checkpoint is None else self._restore_shared(checkpoint)
+        first = 0 if checkpoint is None else self.state.restore_shared(checkpoint)
         if resume and self._processes.is_first:
             _put_back_model(self.output)
         log = RunLog(
             self.output, self.recipe.run.tensorboard, silent=not self._processes.is_first,
-            go_on_at=None if checkpoint is None else self._step,
+            go_on_at=None if checkpoint is None else self.state.step,
         )  # fmt: skip
         try:
             if resume:
                 log.say("no checkpoint to go on from; a new run begins" if found is None else f"going on from {found}")
-            with self._signals():
+            with self._signals.handled():
                 self._run(log, first, checkpoint)
         finally:
             log.close()
-        self._processes.wait()
-        return QRAGModel.from_pretrained(self.output / MODEL_FOLDER, device=self.recipe.run.device)
 
     @property
     def is_first_process(self) -> bool:
@@ -231,8 +261,8 @@ class Trainer:
     def closing_words(self) -> str:
         """Say where the model is and how to use it."""
         folder = (self.output / MODEL_FOLDER).as_posix()
-        figures = {name: value for name, value in self._best["figures"].items() if name in ("fact_recall", "exact")}
-        measured = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        figures = self.state.best["figures"]
+        measured = ", ".join(f"{name} {figures[name]:.3f}" for name in ("fact_recall", "exact") if name in figures)
         return (
             f"The model is in {folder}{f' (validation: {measured})' if measured else ''}. To use it:\n\n"
             "    from qrag_retriever import QRAGRetriever\n"
@@ -244,7 +274,7 @@ class Trainer:
         for number in range(first, len(self.stages)):
             resumed = checkpoint if number == first else None
             self._run_stage(number, log, resumed)
-        if not self.history or self._best["step"] < 0:
+        if not self.state.history or self.state.best["step"] < 0:
             self._save_model({})
         self._write_report()
 
@@ -253,31 +283,36 @@ class Trainer:
         optimizer = self._optimizer()
         done = 0
         if checkpoint is not None:
-            done = self._restore_stage(stage, optimizer, checkpoint)
+            done = self.state.restore_stage(stage, optimizer, checkpoint)
         else:
             stage.begin()
-            if not self.history:
+            if not self.state.history:
                 self._validate(stage, log)
         last_written = time.monotonic()
         log.begin(stage.name, done, stage.num_updates)
         while done < stage.num_updates and not self._out_of_patience(stage):
             self._update(stage, done, optimizer, log)
             done += 1
-            self._step += 1
+            self.state.step += 1
             if done % run.evaluate_updates == 0 or done == stage.num_updates:
                 self._validate(stage, log)
             due = time.monotonic() - last_written > 60 * run.checkpoint_minutes
-            stop = self._processes.any(self._signal is not None)
+            stop = self._processes.any(self._signals.noted is not None)
             if self._processes.any(due) or stop:
-                path = self._write_checkpoint(number, done, stage, optimizer)
+                path = write_checkpoint(
+                    self.output,
+                    self.state.step,
+                    self.state.checkpoint(number, done, stage, optimizer, self._processes.size),
+                    self._processes,
+                )
                 last_written = time.monotonic()
                 if stop:
-                    raise Interrupted(self._signal or signal.SIGTERM, path)
+                    raise Interrupted(self._signals.noted or signal.SIGTERM, path)
         log.end()
 
     def _update(self, stage: Stage, done: int, optimizer: torch.optim.Optimizer, log: RunLog) -> None:
         start = time.perf_counter()
-        if self._step % self.recipe.run.refresh_updates == 0:
+        if self.state.step % self.recipe.run.refresh_updates == 0:
             self._new_era()
         optimizer.zero_grad(set_to_none=True)
         figures: dict[str, float] = {}
@@ -301,15 +336,14 @@ class Trainer:
         figures["updates_per_second"] = 1.0 / (time.perf_counter() - start)
         figures["learning_rate"] = stage.learning_rate(done)
         figures.update({f"time/{name}": share for name, share in self._watch.shares().items()})
-        log.update(self._step, stage.name, figures)
+        log.update(self.state.step, stage.name, figures)
         for warning in self._health.update(figures) if "td_loss" in figures else ():
             log.say(warning)
 
     def _new_era(self) -> None:
-        self.mixture.era = self._step // self.recipe.run.refresh_updates
-        self._cache.clear()
-        if self._target_cache is not None:
-            self._target_cache.clear()
+        self.mixture.era = self.state.step // self.recipe.run.refresh_updates
+        for cache in self._caches.values():
+            cache.clear()
 
     def _loss(self, module: Any, stage: Stage, done: int, figures: dict[str, float]) -> torch.Tensor:
         try:
@@ -318,14 +352,14 @@ class Trainer:
             if all(bool(weight.isfinite().all()) for weight in self.pair.trainable().values()):
                 raise
             # There is no picking by Q-values that are no numbers.
-            raise DivergedError(self._advice(f"weights are not finite at update {self._step}")) from error
+            raise DivergedError(self._advice(f"weights are not finite at update {self.state.step}")) from error
         value = float(loss.detach())
         if not math.isfinite(value) or abs(value) > self._exploded:
-            raise DivergedError(self._advice(f"the loss of {stage.name} is {value:.4g} at update {self._step}"))
+            raise DivergedError(self._advice(f"the loss of {stage.name} is {value:.4g} at update {self.state.step}"))
         return loss
 
     def _advice(self, what: str) -> str:
-        kept = f"the best model so far is in {self.output / MODEL_FOLDER}" if self._best["step"] >= 0 else ""
+        kept = f"the best model so far is in {self.output / MODEL_FOLDER}" if self.state.best["step"] >= 0 else ""
         return (
             f"{what}; training has stopped{', ' + kept if kept else ''}. Try a smaller learning rate, "
             "pqn.clip_values = true, a larger pqn.alpha or a smaller pqn.tau; run.dtype = 'float32' rules out rounding"
@@ -333,8 +367,13 @@ class Trainer:
 
     def _optimizer(self) -> torch.optim.Optimizer:
         settings = self.recipe.optimizer
+        groups: list[dict[str, Any]] = [
+            {"params": list(self.pair.trainable().values())},
+            # Decay would draw the temperature to 1.
+            {"params": [self._log_temperature], "weight_decay": 0.0},
+        ]
         return torch.optim.AdamW(
-            [*self.pair.trainable().values(), self._log_temperature],
+            groups,
             lr=0.0,
             betas=settings.betas,
             eps=settings.eps,
@@ -348,7 +387,7 @@ class Trainer:
             return
         if self._processes.is_first:
             self._measure(stage, log)
-        self.history, self._best = self._processes.from_first((self.history, self._best))
+        self.state.history, self.state.best = self._processes.from_first((self.state.history, self.state.best))
 
     def _measure(self, stage: Stage, log: RunLog) -> None:
         """Measure on validation; keep the model if it is the best so far."""
@@ -359,19 +398,19 @@ class Trainer:
             if any(sample.supporting for sample, _ in self.validation):
                 figures.update(figures_of(picks).to_dict())
         self._watch.shares()
-        log.validation(self._step, stage.name, figures)
+        log.validation(self.state.step, stage.name, figures)
         by_facts = isinstance(self._reward, SupportingFactsReward) and "exact" in figures
         score = (figures["fact_recall"] + figures["exact"]) / 2 if by_facts else figures["return"]
-        self.history.append({"step": self._step, "stage": stage.name, "score": score, **figures})
+        self.state.history.append({"step": self.state.step, "stage": stage.name, "score": score, **figures})
         shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-        if score > self._best["score"]:
-            self._best = {"score": score, "step": self._step, "stage": stage.name, "figures": figures}
+        if score > self.state.best["score"]:
+            self.state.best = {"score": score, "step": self.state.step, "stage": stage.name, "figures": figures}
             modes = {sample.mode for sample, _ in self.validation if sample.supporting is not None}
             self._save_model(
                 {mode: best_min_q([one for one in picks if one.sample.mode == mode]) for mode in sorted(modes)}
             )
             shown += " (best so far)"
-        log.say(f"{stage.name} {self._step}: {shown}")
+        log.say(f"{stage.name} {self.state.step}: {shown}")
         # What a warm start loses on the way, its own next updates can bring back.
         for warning in self._health.validation(score) if stage.name == "pqn" else ():
             log.say(warning)
@@ -380,11 +419,11 @@ class Trainer:
         patience = stage.patience_updates
         if patience is None:
             return False
-        own = [entry for entry in self.history if entry["stage"] == stage.name]
+        own = [entry for entry in self.state.history if entry["stage"] == stage.name]
         if not own:
             return False
         best = max(own, key=lambda entry: float(entry["score"]))
-        return bool(self._step - int(best["step"]) >= patience)
+        return bool(self.state.step - int(best["step"]) >= patience)
 
     def _save_model(self, min_q: dict[Mode, float]) -> None:
         if not self._processes.is_first:
@@ -398,117 +437,20 @@ class Trainer:
     def _write_report(self) -> None:
         if self._processes.is_first:
             report = {
+                **self.state.spent(),
                 "recipe": self.recipe.model_dump(),
-                "best": self._best if self._best["step"] >= 0 else None,
-                "validation": self.history,
+                "best": self.state.best if self.state.best["step"] >= 0 else None,
+                "validation": self.state.history,
                 "skipped_samples": dict(self.mixture.skipped),
             }
-            (self.output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-
-    # Checkpoints
-
-    def _write_checkpoint(self, number: int, done: int, stage: Stage, optimizer: torch.optim.Optimizer) -> Path:
-        tensors: dict[str, torch.Tensor] = {f"weight/{k}": v.data for k, v in self.pair.trainable().items()}
-        tensors.update({f"target/{k}": v for k, v in self.pair.target_weights().items()})
-        tensors["log_temperature"] = self._log_temperature.data
-        for index, moments in optimizer.state_dict()["state"].items():
-            tensors.update({f"optimizer/{index}/{name}": value for name, value in moments.items()})
-        caches = {"cache": self._cache, "target_cache": self._target_cache}
-        own: dict[str, Any] = {"stage": stage.state()}
-        own_tensors: dict[str, torch.Tensor] = {"torch_random": torch.get_rng_state()}
-        if self.pair.device.type == "cuda":
-            own_tensors["cuda_random"] = torch.cuda.get_rng_state()
-        for name, cache in caches.items():
-            if cache is not None:
-                own[name], own_tensors[name] = cache.state()
-        shared = {
-            "recipe": self.recipe.model_dump(mode="json"),
-            "num_processes": self._processes.size,
-            "output_scale": self.pair.config.output_scale,
-            "stage": number,
-            "done": done,
-            "step": self._step,
-            "best": self._best,
-            "history": self.history,
-        }
-        return write_checkpoint(self.output, self._step, Checkpoint(shared, tensors, own, own_tensors), self._processes)
-
-    def _restore_shared(self, checkpoint: Checkpoint) -> int:
-        shared, tensors = checkpoint.shared, checkpoint.tensors
-        try:
-            _check_same_recipe(shared["recipe"], self.recipe.model_dump(mode="json"))
-            # Another device may round it otherwise.
-            if not math.isclose(shared["output_scale"], self.pair.config.output_scale, rel_tol=1e-3):
-                raise CheckpointError(
-                    "the data or the encoder has changed since the checkpoint was written: the scale of embeddings is "
-                    f"{self.pair.config.output_scale:.6g} and was {shared['output_scale']:.6g}; start anew with "
-                    "another run.output"
-                )
-            with torch.no_grad():
-                for name, weight in self.pair.trainable().items():
-                    weight.copy_(tensors[f"weight/{name}"])
-                for name, target in self.pair.target_weights().items():
-                    target.copy_(tensors[f"target/{name}"])
-                self._log_temperature.copy_(tensors["log_temperature"])
-            self._step, self._best, self.history = shared["step"], shared["best"], shared["history"]
-            self.mixture.era = (self._step - 1) // self.recipe.run.refresh_updates if self._step else 0
-            return int(shared["stage"])
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise CheckpointError(f"the checkpoint does not fit this recipe's model: {error}") from error
-
-    def _restore_stage(self, stage: Stage, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> int:
-        try:
-            moments: dict[int, dict[str, torch.Tensor]] = {}
-            for key, value in checkpoint.tensors.items():
-                kind, _, rest = key.partition("/")
-                if kind == "optimizer":
-                    index, _, name = rest.partition("/")
-                    moments.setdefault(int(index), {})[name] = value
-            optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-            torch.set_rng_state(checkpoint.own_tensors["torch_random"])
-            if "cuda_random" in checkpoint.own_tensors:
-                torch.cuda.set_rng_state(checkpoint.own_tensors["cuda_random"])
-            for name, cache in (("cache", self._cache), ("target_cache", self._target_cache)):
-                if cache is not None:
-                    cache.restore(checkpoint.own[name], checkpoint.own_tensors[name])
-            stage.restore(checkpoint.own["stage"])
-            return int(checkpoint.shared["done"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(f"the checkpoint cannot be restored: {error}") from error
+            write_whole_file(self.output / REPORT_FILE, json.dumps(report, indent=2) + "\n")
 
     def one_update(self, stage: Stage) -> float:
         """Carry out the first update of a stage and return the seconds it took; for estimates, changes the weights."""
         start = time.perf_counter()
         self._update(stage, 0, self._optimizer(), RunLog(self.output, tensorboard=False, silent=True))
-        self._step += 1
+        self.state.step += 1
         return time.perf_counter() - start
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Note SIGINT and SIGTERM, to stop after the update that runs; a second SIGINT stops at once."""
-        noted = 0.0
-
-        def note(number: int, frame: object) -> None:
-            nonlocal noted
-            if self._signal is None:
-                self._signal, noted = number, time.monotonic()
-                if self._processes.is_first:
-                    # Whatever holds a lock on the standard streams may be what is interrupted here.
-                    with contextlib.suppress(OSError):
-                        os.write(2, b"\nstopping after this update, with a checkpoint; Ctrl-C again stops at once\n")
-            elif number == signal.SIGINT and time.monotonic() - noted > _SAME_SIGNAL_SECONDS:
-                raise KeyboardInterrupt
-
-        previous = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # Only the main thread may handle signals; in others they stay as they are.
-            with contextlib.suppress(ValueError):
-                previous[number] = signal.signal(number, note)
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 def _check_facts(recipe: Recipe, reward: Reward) -> None:
@@ -541,24 +483,3 @@ def _targets(recipe: Recipe) -> Targets:
     if not recipe.pqn.targets or not recipe.pqn.num_updates:
         return "none"
     return "both" if recipe.pqn.target_chunks == "encoder" else "state"
-
-
-def _check_same_recipe(stored: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise unless two recipes agree in everything that decides weights."""
-    stored, now = copy.deepcopy(stored), copy.deepcopy(now)
-    for recipe in (stored, now):
-        for key in ("output", "checkpoint_minutes", "tensorboard", "device"):
-            recipe["run"].pop(key, None)
-    differing = [
-        f"{group}.{key}"
-        for group in now
-        if isinstance(now[group], dict)
-        for key in now[group]
-        if stored.get(group, {}).get(key) != now[group][key]
-    ]
-    differing += [group for group in ("data", "validation") if stored.get(group) != now[group]]
-    if differing:
-        raise CheckpointError(
-            f"the checkpoint belongs to a recipe with other settings ({', '.join(differing)}); "
-            "resume with the recipe it was started with, or name another run.output"
-        )
