@@ -462,6 +462,65 @@ def test_bare_stories_need_no_books(tmp_path: Path) -> None:
     assert generator.integers(2**60) == rng().integers(2**60)
 
 
+WORLD = [
+    "Mary went to the {a}.", "John took the {b} there.", "Mary moved to the {c}.", "John journeyed to the {a}.",
+]  # fmt: skip
+ROOMS = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
+
+
+def put_world(folder: Path, part: str, worlds: list[dict[str, str]]) -> None:
+    lines = []
+    for world in worlds:
+        lines += [f"{i} {line.format(**world)}" for i, line in enumerate(WORLD, 1)]
+        lines += [f"5 Where is Mary?\t{world['c']}\t3", f"6 Where was the {world['b']}?\t{world['a']},Mary\t2 4"]
+    put(folder, f"babi/en/qa1_single-supporting-fact_{part}.txt", "\n".join(lines) + "\n")
+
+
+def test_renaming_exchanges_names_of_a_kind_alike_in_story_question_and_answers(tmp_path: Path) -> None:
+    put_world(tmp_path, "train", [{"a": room, "b": "milk", "c": "office"} for room in ROOMS[:4]])
+    plain, renamed = (
+        BabiLong(tmp_path, 1, num_chunks=None, validation_share=0, rename=rename) for rename in (False, True)
+    )
+    generator, seen = rng(), set()
+    for number in range(len(plain)):
+        for _ in range(30):
+            before, after = plain.sample(number, generator), renamed.sample(number, generator)
+            texts = [(before.question, after.question), *zip(before.chunks, after.chunks, strict=True)]
+            texts += [(old, new) for (old,), (new,) in zip(before.answers or (), after.answers or (), strict=True)]
+            words = {pair for old, new in texts for pair in zip(_words(old), _words(new), strict=True)}
+            new_names = dict(words)
+            assert len(words) == len(new_names) == len(set(new_names.values()))  # one to one, in the whole sample
+            for old, new in words:
+                kind = next((kind for kind in (("Mary", "John"), ROOMS, ("milk",)) if old in kind), (old,))
+                assert new in kind
+            assert (after.id, after.supporting) == (before.id, before.supporting)
+            seen.add(new_names["Mary"])
+    assert seen == {"Mary", "John"}
+    assert BabiLong(tmp_path, 1, num_chunks=None, validation_share=0, rename=True).sample(0, rng()) == renamed.sample(
+        0, rng()
+    )
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(".", " .").replace("?", " ?").split()
+
+
+def test_renaming_makes_no_story_of_validation_or_test(tmp_path: Path) -> None:
+    # Whatever the rooms are called, it is a story of the test file but for the one way to name them in training.
+    worlds = [{"a": a, "b": "milk", "c": c} for a in ROOMS for c in ROOMS if a != c]
+    put_world(tmp_path, "train", worlds[:20])
+    put_world(tmp_path, "test", worlds[20:])
+    source = BabiLong(tmp_path, 1, num_chunks=None, validation_share=0.3, rename=True)
+    test, validation = (BabiLong(tmp_path, 1, split, num_chunks=None, validation_share=0.3) for split in SPLITS[:0:-1])
+    forbidden = {"\n".join(story.statements) for other in (test, validation) for story, _ in other._questions}
+    generator = rng()
+    drawn = {"\n".join(source.sample(i, generator).chunks) for i in range(len(source)) for _ in range(60)}
+    assert not drawn & forbidden
+    own = {"\n".join(story.statements) for story, _ in source._questions}
+    assert len(drawn) > len(own)
+    assert test.sample(0, rng()) == BabiLong(tmp_path, 1, "test", num_chunks=None, rename=True).sample(0, rng())
+
+
 def test_validation_is_cut_by_story(tmp_path: Path) -> None:
     put_babi(tmp_path, range(300), tested=range(290, 310))
     texts = {

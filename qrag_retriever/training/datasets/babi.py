@@ -10,8 +10,9 @@ import numpy as np
 from qrag_retriever.checks import check_at_least_one
 from qrag_retriever.training.data import Sample
 from qrag_retriever.training.data_checks import Place
-from qrag_retriever.training.datasets.books import BookNoise, default_noise
+from qrag_retriever.training.datasets.books import Noise, default_noise
 from qrag_retriever.training.datasets.reading import find_file, read_text
+from qrag_retriever.training.datasets.renaming import Rename, Renaming
 from qrag_retriever.training.datasets.splits import Split, check_filled, check_share, check_split, cut_of
 
 # Length in tokens, as benchmarks name it -> sentences of a document.
@@ -129,7 +130,8 @@ class BabiLong:
         split: Split = "train",
         *,
         num_chunks: int | None = LENGTHS["4k"],
-        noise: BookNoise | None = None,
+        noise: Noise | None = None,
+        rename: bool = False,
         validation_share: float = 0.1,
         seed: int = 0,
     ) -> None:
@@ -141,6 +143,9 @@ class BabiLong:
             split: "train", "validation" or "test".
             num_chunks: Sentences of a document, statements included (see `LENGTHS`); None for bare stories.
             noise: Where the other sentences come from; None for books of the split in the data folder.
+            rename: Whether people, rooms and things exchange their names at every draw, each kind among itself and
+                alike in the whole story: many stories from one, none of them a story of validation or test. Train
+                split only; the others stay as they are.
             validation_share: Share of the train stories that is for validation.
             seed: Decides what the default noise of an era is.
 
@@ -155,11 +160,15 @@ class BabiLong:
         self.task, self.split, self.num_chunks = task, split, num_chunks
         self.default_step_limit = STEP_LIMITS[task]
         self.dropped: dict[str, int] = {}
-        self.noise: BookNoise | None = None
+        self.noise: Noise | None = None
         if num_chunks is not None:
             check_at_least_one(num_chunks=num_chunks)
             self.noise = default_noise(folder, split, num_chunks, seed) if noise is None else noise
+        self._elsewhere: set[str] = set()  # stories of validation and test
         self._path, stories = self._stories(folder, validation_share)
+        self._renaming: Renaming | None = None
+        if rename and split == "train":
+            self._renaming = Renaming(statement for story in stories for statement in story.statements)
         self._questions = [(story, question) for story in stories for question in story.questions]
         check_filled(len(self._questions), f"{self._path}, {split}")
 
@@ -174,9 +183,10 @@ class BabiLong:
         return 0 if most is None else sum(question.num_statements > most for _, question in self._questions)
 
     def sample(self, number: int, random: np.random.Generator, era: int = 0) -> Sample:
-        """Put a story among noise; see `SampleSource`. Bare stories draw nothing."""
+        """Put a story among noise; see `SampleSource`. Bare stories draw nothing but new names."""
         story, question = self._questions[number]
-        facts = story.statements[: question.num_statements]
+        rename = self._rename(story, random)
+        facts = tuple(map(rename, story.statements[: question.num_statements]))
         num_noise = 0 if self.num_chunks is None else max(0, self.num_chunks - len(facts))
         places = list(range(len(facts)))
         if num_noise and self.noise is not None:
@@ -187,11 +197,18 @@ class BabiLong:
             chunks = facts
         return Sample(
             f"{self.name}-{self._path.parent.name}-{self._path.stem.rpartition('_')[2]}-{question.line}",
-            question.text,
+            rename(question.text),
             chunks,
             tuple(places[fact] for fact in question.supporting),
-            tuple((answer,) for answer in question.answers),
+            tuple((rename(answer),) for answer in question.answers),
         )
+
+    def _rename(self, story: Story, random: np.random.Generator) -> Rename:
+        """Draw new names for a story; it keeps its own if a story of validation or test would come out."""
+        if self._renaming is None:
+            return str
+        rename = self._renaming.draw(random)
+        return str if rename(story.text) in self._elsewhere else rename
 
     def _stories(self, folder: str | Path, validation_share: float) -> tuple[Path, list[Story]]:
         test_file = _TASK_FILE.format(task=self.task, part="test")
@@ -205,7 +222,9 @@ class BabiLong:
         stories = read_stories(path)
         kept = [story for story in stories if story.text not in tested]
         self.dropped["story in the test file"] = len(stories) - len(kept)
-        return path, [story for story in kept if cut_of(story.text, validation_share) == self.split]
+        own = [story for story in kept if cut_of(story.text, validation_share) == self.split]
+        self._elsewhere = tested | ({story.text for story in kept} - {story.text for story in own})
+        return path, own
 
 
 def _stories_if_there(folder: str | Path, *patterns: str) -> list[Story]:

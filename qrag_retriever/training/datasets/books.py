@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -16,6 +17,14 @@ from qrag_retriever.training.sentences import split_sentences
 
 TRAINING_WINDOW, TEST_WINDOW = 4_000, 20_000
 _EVERY = 10  # every so manieth train book is for validation
+
+
+class Noise(Protocol):
+    """Where the sentences between those of a story come from."""
+
+    def draw(self, num_sentences: int, random: np.random.Generator, era: int = 0) -> list[str]:
+        """Draw sentences; within an era from one part of what there is."""
+        ...
 
 
 class BookNoise:
@@ -68,7 +77,7 @@ class BookNoise:
         self._paths = found
         self._stretch, self._run, self._seed = stretch, run, seed
         self._sentences: dict[int, list[str]] = {}
-        self._pool: tuple[int, _Pool] | None = None
+        self._pool: tuple[int, SentencePool] | None = None
 
     def sentences(self, era: int = 0) -> list[str]:
         """Return the window of an era, stretch after stretch; fewer sentences if the books have no more."""
@@ -87,10 +96,10 @@ class BookNoise:
         """
         return self._pool_of(era).draw(num_sentences, random)
 
-    def _pool_of(self, era: int) -> _Pool:
+    def _pool_of(self, era: int) -> SentencePool:
         if self._pool is None or self._pool[0] != era:
             pieces = list(map(self._book, range(len(self.books)))) if self.window is None else self._pieces(era)
-            self._pool = era, _Pool.of(pieces, self._run)
+            self._pool = era, SentencePool.of(pieces, self._run)
         return self._pool[1]
 
     def _pieces(self, era: int) -> list[list[str]]:
@@ -129,10 +138,15 @@ class BookNoise:
 
 
 @dataclass(frozen=True)
-class _Pool:
-    """Sentences of one era, and a grid of run starts over them that every draw shifts.
+class SentencePool:
+    """Sentences, and a grid of run starts over them that every draw shifts.
 
-    ``firsts``, ``lasts``: of each cell of the grid, the bounds of the stretch that it lies in; a run stays within.
+    Attributes:
+        sentences: Stretch after stretch.
+        cells: Starts of runs, before they are shifted.
+        firsts: Of each cell, where the stretch that it lies in starts; a run stays within.
+        lasts: Of each cell, where its stretch ends.
+        run: Most sentences of a run.
     """
 
     sentences: list[str]
@@ -142,7 +156,8 @@ class _Pool:
     run: int
 
     @classmethod
-    def of(cls, pieces: list[list[str]], run: int) -> _Pool:
+    def of(cls, pieces: list[list[str]], run: int) -> SentencePool:
+        """Make a pool of stretches of consecutive sentences."""
         ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
         starts = ends - np.array([len(piece) for piece in pieces], np.int64)
         grids = [np.arange(start - run, end, run) for start, end in zip(starts, ends, strict=True)]
@@ -152,6 +167,11 @@ class _Pool:
         return cls(sentences, cells, np.repeat(starts, counts), np.repeat(ends, counts), run)
 
     def draw(self, num_sentences: int, random: np.random.Generator) -> list[str]:
+        """Draw runs of consecutive sentences, no sentence twice.
+
+        Raises:
+            ValueError: If there are fewer sentences.
+        """
         if num_sentences > len(self.sentences):
             raise ValueError(
                 f"{num_sentences} sentences of noise asked for, but there are {len(self.sentences)}; "

@@ -1,0 +1,216 @@
+"""qrag-bench: measure a model and what a user would pick instead, on the same chunks of the same questions."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from qrag_retriever._files import write_whole_file
+from qrag_retriever.benchmarks.suite.figures import Outcomes, difference, num_picks, row_of, scores_of
+from qrag_retriever.benchmarks.suite.methods import Baselines, Method, MultiStep, model_label, names_of
+from qrag_retriever.benchmarks.suite.questions import BENCHMARKS, NATIVE, QuestionSet, open_questions
+from qrag_retriever.benchmarks.suite.reading import Reader
+from qrag_retriever.benchmarks.suite.report import (
+    Row,
+    differences_table,
+    growth,
+    growth_table,
+    plot,
+    results_table,
+    versions,
+)
+from qrag_retriever.errors import DataError, ModelFolderError, RewardError
+from qrag_retriever.model import QRAGModel
+
+_EXAMPLES = """examples:
+  qrag-bench babilong-qa2 babilong-qa3 --data DATA --lengths 4k,128k --baseline all
+  qrag-bench hotpotqa musique 2wiki --data DATA --model runs/mine/model --json figures.json
+  qrag-bench babilong --data DATA --lengths 4k --samples 50 --plot recall.png
+  qrag-bench hotpotqa --data DATA --baseline llm-agent --llm my_llms:make --reader my_llms:make
+"""
+_STAND_IN = "stand-in:"
+OURS = "qrag"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 1 something is wrong, 2 usage."""
+    options = _parser().parse_args(arguments)
+    try:
+        rows, differences = run(options)
+    except (DataError, ModelFolderError, RewardError, OSError, ImportError, ValueError) as error:
+        sys.stderr.write(f"qrag-bench: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    sys.stdout.write(f"{results_table(rows)}\n")
+    if differences:
+        sys.stdout.write(f"\n{differences_table(differences)}\n")
+    if fitted := growth(rows):
+        sys.stdout.write(f"\n{growth_table(fitted)}\n")
+    return 0
+
+
+def run(options: argparse.Namespace) -> tuple[list[Row], list[Row]]:
+    """Measure everything that was asked for; files are written anew after every set of questions.
+
+    Raises:
+        ValueError: If a name is not known, or nothing has the lengths asked for.
+        DataError: If data is missing or wrong.
+        ModelFolderError: If the model is.
+        ImportError: If a package is missing.
+    """
+    wanted = _wanted(options)
+    llm = _language_model(options.llm)
+    reader = Reader(_language_model(options.reader)) if options.reader else None
+    model = QRAGModel.from_pretrained(options.model, device=options.device, dtype=options.dtype)
+    label = model_label(options.model)
+    baselines = Baselines(model, label, llm, options.device)
+    methods: list[Method] = [MultiStep(OURS, model, label, options.beam_width)]
+    methods += [baselines.make(name) for name in names_of(options.baseline)]
+    rows: list[Row] = []
+    differences: list[Row] = []
+    for name, length in wanted:
+        questions = open_questions(name, length, options.data, options.samples, options.seed)
+        found, compared = measure(questions, methods, reader)
+        rows += found
+        differences += compared
+        if options.json:
+            content = {"rows": rows, "differences": differences, "growth": growth(rows), "versions": versions()}
+            write_whole_file(Path(options.json), json.dumps(content, indent=2) + "\n")
+    if options.plot:
+        plot(rows, Path(options.plot))
+    return rows, differences
+
+
+def measure(
+    questions: QuestionSet, methods: Sequence[Method], reader: Reader | None = None
+) -> tuple[list[Row], list[Row]]:
+    """Measure methods on one set of questions; each question is made once and put to all of them.
+
+    Returns:
+        The rows, and the paired differences between the first method and every other.
+    """
+    outcomes = [Outcomes() for _ in methods]
+    embedded = [method.embed_seconds for method in methods]
+    num_chunks = 0
+    shown = tqdm(questions, desc=f"{questions.benchmark} {questions.length}", leave=False, disable=None)
+    for sample in shown:
+        num_chunks += len(sample.chunks)
+        k = num_picks(sample, questions.step_limit)
+        for method, outcome in zip(methods, outcomes, strict=True):
+            found = method.find(sample, k)
+            min_q = method.min_q(sample) if isinstance(method, MultiStep) and method.name == OURS else None
+            scores = scores_of(sample, found, questions.step_limit, min_q)
+            if reader is not None:
+                scores.update(reader.scores(sample, found.chunk_ids[: questions.step_limit]))
+            outcome.add(sample, found, scores)
+    about = {"benchmark": questions.benchmark, "length": questions.length}
+    rows = [
+        {
+            **about,
+            "method": method.name,
+            "model": method.model,
+            "samples": len(questions),
+            "seed": questions.seed,
+            "step_limit": questions.step_limit,
+            "chunks": num_chunks / len(questions),
+            "longer_documents": questions.num_longer,
+            **row_of(outcome),
+            "embed_seconds": method.embed_seconds - before,
+            # Of the whole process, and all methods so far: kilobytes on Linux.
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+        for method, outcome, before in zip(methods, outcomes, embedded, strict=True)
+    ]
+    compared = [
+        {**about, "minus": method.name, "score": score, **difference(outcomes[0], outcome, score)}
+        for method, outcome in zip(methods[1:], outcomes[1:], strict=True)
+        for score in ("fact_recall", "exact")
+    ]
+    return rows, compared
+
+
+def _wanted(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return the pairs of benchmark and length that are asked for."""
+    names: list[str] = []
+    for name in options.benchmark:
+        family = [known for known in BENCHMARKS if known.startswith(f"{name}-") and name not in BENCHMARKS]
+        names += family or [name]
+    lengths = options.lengths.split(",")
+    known_lengths = list(dict.fromkeys(length for benchmark in BENCHMARKS.values() for length in benchmark.lengths))
+    if unknown := [length for length in lengths if length not in known_lengths]:
+        raise ValueError(f"there is no length {unknown[0]!r}; there are {', '.join(known_lengths)}")
+    wanted = []
+    for name in dict.fromkeys(names):
+        if name not in BENCHMARKS:
+            raise ValueError(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+        own = BENCHMARKS[name].lengths
+        wanted += [(name, length) for length in own if own == (NATIVE,) or length in lengths]
+    if not wanted:
+        raise ValueError(f"none of {', '.join(names)} has a length of {options.lengths}")
+    return wanted
+
+
+def _language_model(name: str | None) -> Any:
+    """Return the language model that an option names, None for None.
+
+    Raises:
+        ValueError: If it is not named as ``package.module:callable``, or cannot be imported.
+    """
+    if name is None:
+        return None
+    if name.startswith(_STAND_IN):
+        from qrag_retriever.benchmarks.suite.agent import StandInLLM
+
+        return StandInLLM(float(name.removeprefix(_STAND_IN)))
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        raise ValueError(f"expected a language model as package.module:callable, got {name!r}")
+    try:
+        return getattr(importlib.import_module(module), attribute)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"the language model {name!r} cannot be imported: {error}") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="qrag-bench",
+        description=f"{__doc__} Benchmarks: {', '.join(BENCHMARKS)}.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("benchmark", nargs="+", metavar="NAME", help="a benchmark, or a family of them (babilong, niah, ruler, stress)")
+    add("--data", type=Path, required=True, metavar="DIR", help="folder of the public data sets")
+    add("--model", metavar="M", help="model folder or hub id; the default model if not given")
+    add("--lengths", default="4k", help="of documents, in tokens: 1k,4k,32k,128k,1M,10M (default: 4k)")
+    add("--samples", type=int, metavar="N", help="most questions of each; default: 500 to 128k, 200 at 1M, 100 at 10M")
+    add("--seed", type=int, default=0, metavar="S", help="decides which questions, and where noise is put")
+    add(
+        "--baseline", nargs="+", default=["none"], metavar="B", choices=[*Baselines.NAMES, "all", "none"],
+        help=f"{', '.join(Baselines.NAMES)}; all (but llm-agent); none",
+    )  # fmt: skip
+    add("--beam-width", type=int, default=1, metavar="W", help="of our search")
+    add(
+        "--llm",
+        metavar="LLM",
+        help="for llm-agent: package.module:callable that makes a chat model, or stand-in:SECONDS",
+    )
+    add("--reader", metavar="LLM", help="answer from the picks with this chat model and score the answers")
+    add("--device", help="cpu, cuda, mps")
+    add("--dtype", help="float32, bfloat16, float16")
+    add("--json", metavar="FILE", help="write all figures here")
+    add("--plot", metavar="FILE", help="draw fact recall over length here")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
