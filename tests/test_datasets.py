@@ -521,6 +521,18 @@ def test_renaming_makes_no_story_of_validation_or_test(tmp_path: Path) -> None:
     assert test.sample(0, rng()) == BabiLong(tmp_path, 1, "test", num_chunks=None, rename=True).sample(0, rng())
 
 
+def test_needle_haystacks_of_an_era_are_drawn_from_the_same_sentences(tmp_path: Path) -> None:
+    source, generator = Niah("niah-multikey-3", tmp_path, num_chunks=1000), rng()
+    samples = [source.sample(i, generator) for i in range(30)]
+    assert len({tuple(sample.chunks) for sample in samples}) == 30
+    distinct = {chunk for sample in samples for chunk in sample.chunks}
+    assert 3_900 < len(distinct) <= 4_000 + 30
+    other = {chunk for i in range(30) for chunk in source.sample(i, generator, era=1).chunks}
+    assert len(other & distinct) == 0
+    # Back in the first era they are the same again, but for the needle that is asked for.
+    assert len(set(source.sample(0, generator).chunks) - distinct) == 1
+
+
 def test_validation_is_cut_by_story(tmp_path: Path) -> None:
     put_babi(tmp_path, range(300), tested=range(290, 310))
     texts = {

@@ -28,6 +28,7 @@ NOISE_LINE = ("The grass is green.", "The sky is blue.", "The sun is yellow.", "
 _DEPTHS = np.round(np.linspace(0, 100, num=40)).astype(int)  # percent of the haystack
 _DEFAULT_NUM_CHUNKS = 160
 _MEASURED = 500
+_NEEDLES = 4_000  # that the needle haystacks of an era are drawn from, at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ TASKS = {
 class Niah:
     """Needle sentences hidden in a haystack, a sentence a chunk; the needles of the keys asked for are to be found.
 
-    Everything is made up at a draw, in a random stream of its own for each task and split. The essay haystack is Paul
+    Questions, keys and places are made up at a draw, in a random stream of its own for each task and split; the needle
+    haystack is drawn from sentences that are made up once in an era. The essay haystack is Paul
     Graham's essays from their beginning for the test split, sentences of the split's books for the others.
 
     Attributes:
@@ -117,6 +119,7 @@ class Niah:
         self.name, self.task, self.split = name, TASKS[name], split
         self.default_step_limit = self.task.num_gold + 1
         self._num_questions = num_questions
+        self._needles: tuple[int, int, list[tuple[str, str]]] | None = None
         self._stream = [zlib.crc32(name.encode()), get_args(Split).index(split), seed]
         if self.task.key_type == "words":
             _words()
@@ -169,15 +172,22 @@ class Niah:
         if self.task.haystack == "noise":
             return [NOISE_LINE[i % len(NOISE_LINE)] for i in range(size)]
         if self.task.haystack == "needle":
-            keys = _make(self.task.key_type, size, random)
-            while collisions := [i for i, key in enumerate(keys) if key in asked]:
-                # RULER lets these stand; here a distractor of the asked key would be evidence that is not marked.
-                for i in collisions:
-                    keys[i] = _make(self.task.key_type, 1, random)[0]
-            return list(map(self._needle, keys, _make(self.task.value_type, size, random)))
+            # RULER lets a distractor have an asked key; here it would be evidence that is not marked.
+            others = [needle for key, needle in self._other_needles(size, era) if key not in asked]
+            return [others[i] for i in random.permutation(len(others))[:size].tolist()]
         if self._noise is not None:
             return self._noise.draw(size, random, era)
         return (self._essay * (size // len(self._essay) + 1))[:size]
+
+    def _other_needles(self, size: int, era: int) -> list[tuple[str, str]]:
+        """Return the keys and sentences that the haystacks of an era are drawn from, so that they are embedded once."""
+        count = max(_NEEDLES, size + size // 4)
+        if self._needles is None or self._needles[:2] != (era, count):
+            random = np.random.default_rng([*self._stream, era])
+            keys = _make(self.task.key_type, count, random)
+            values = _make(self.task.value_type, count, random)
+            self._needles = era, count, list(zip(keys, map(self._needle, keys, values), strict=True))
+        return self._needles[2]
 
     def _places(self, size: int, random: np.random.Generator) -> list[int]:
         """Return before which sentences of the haystack the needles go, ascending."""
