@@ -19,7 +19,7 @@ RECIPE = {
     # The sentences have no order that matters: mode "corpus", no positions.
     "model": {"positions": "none"},
     "data": [{"source": "town.jsonl", "mode": "corpus", "step_limit": 3}],
-    "warm_start": {"num_updates": 60, "samples_per_update": 8, "fresh_tokens": 800, "learning_rate": 1e-4},
+    "warm_start": {"num_updates": 60, "samples_per_update": 8, "fresh_tokens": 800, "learning_rate": 5e-5},
     "pqn": {"num_updates": 20, "num_envs": 8, "num_steps": 3, "warmup_updates": 5, "learning_rate": 2e-5},
     "run": {"evaluate_updates": 20, "tensorboard": False},
 }

@@ -521,6 +521,35 @@ def test_renaming_makes_no_story_of_validation_or_test(tmp_path: Path) -> None:
     assert test.sample(0, rng()) == BabiLong(tmp_path, 1, "test", num_chunks=None, rename=True).sample(0, rng())
 
 
+@pytest.mark.parametrize("name", ["hotpotqa", "musique"])
+def test_paragraphs_of_other_questions_are_mixed_in_for_training_only(tmp_path: Path, name: str) -> None:
+    line = wiki_line if name == "hotpotqa" else musique_line
+    ends = ("train", "dev")
+    for place, end in enumerate(ends):
+        lines = [line(i, [f"A{i}", f"B{i}"]) for i in range(100 * place, 100 * place + 30)]
+        put(tmp_path, f"{name}/{name}_{end}.jsonl", lines)
+    plain, mixed = (open_source(name, tmp_path, num_mixed=number) for number in (0, 5))
+    generator = rng()
+    added = set()
+    for number in range(len(plain)):
+        before, after = plain.sample(number, generator), mixed.sample(number, generator)
+        assert after.chunks[: len(before.chunks)] == before.chunks
+        assert after.supporting == before.supporting
+        extra = after.chunks[len(before.chunks) :]
+        assert len(set(extra)) == 5
+        assert not set(extra) & set(before.chunks)
+        added.update(extra)
+    known = {chunk for number in range(len(plain)) for chunk in plain.sample(number, generator).chunks}
+    assert added <= known
+    assert len(added) > 0.5 * len(known)
+    for split in ("validation", "test"):
+        assert open_source(name, tmp_path, split, num_mixed=5).sample(0, rng()) == open_source(
+            name, tmp_path, split
+        ).sample(0, rng())
+    with pytest.raises(ValueError, match="num_mixed must be at least 0"):
+        open_source(name, tmp_path, num_mixed=-1)
+
+
 def test_needle_haystacks_of_an_era_are_drawn_from_the_same_sentences(tmp_path: Path) -> None:
     source, generator = Niah("niah-multikey-3", tmp_path, num_chunks=1000), rng()
     samples = [source.sample(i, generator) for i in range(30)]

@@ -103,6 +103,16 @@ class TestSamplePicks:
         assert {len(own) for own in wrong} == {0, 1, 2, 3, 4, 5}
         assert {(2, 5), (5, 2)} <= set(drawn), "in either order"
 
+    def test_likely_facts_are_found_first(self) -> None:
+        of, recipe = sample(30, [2, 5, 8]), WarmStartSettings(complete_share=0.0, wrong_share=0.0, hard_share=0.75)
+        random = np.random.default_rng(0)
+        drawn = [sample_picks(of, 6, [20, 21], recipe, random, [5, 2, 8]) for _ in range(3000)]
+        ones, twos = ([set(picks) for picks in drawn if len(picks) == count] for count in (1, 2))
+        assert np.mean([picks == {5} for picks in ones]) == pytest.approx(0.75 + 0.25 / 3, abs=0.05)
+        assert np.mean([picks == {5, 2} for picks in twos]) == pytest.approx(0.75 + 0.25 / 3, abs=0.05)
+        always = WarmStartSettings(complete_share=0.0, wrong_share=0.0, hard_share=1.0)
+        assert {len(sample_picks(of, 6, [], always, random, [8, 5, 2])) for _ in range(50)} == {0, 1, 2}
+
     @pytest.mark.parametrize("facts", [[0], [0, 1], [0, 1, 2]])
     @pytest.mark.parametrize("limit", [1, 2, 5])
     def test_of_tiny_documents(self, facts: list[int], limit: int) -> None:
@@ -179,15 +189,16 @@ class TestValueLoss:
 
     def test_by_hand(self) -> None:
         loss = value_loss(self.HEADS, self.AVAILABLE, self.RIGHT, self.LABELS, twin_heads=True)
-        # Right: 2 * (0.4, 0.5) against 0.9. Others: 2 * (0.1, 0.3) against 0.5; three against 0.2.
-        first = (0.1**2 + 0.1**2) / 2 + (0.3**2 + 0.1**2) / 2
-        second = ((0.2**2 + 0.2**2) / 2 + (0.2**2 + 0.0**2) / 2 + (0.4**2 + 0.4**2) / 2) / 3
+        # Right: 2 * (0.4, 0.5) against 0.9. Others, where they are too high: 2 * (0.1, 0.3) against 0.5; three
+        # against 0.2.
+        first = (0.1**2 + 0.1**2) / 2 + (0.0**2 + 0.1**2) / 2
+        second = ((0.2**2 + 0.0**2) / 2 + (0.0**2 + 0.0**2) / 2 + (0.4**2 + 0.4**2) / 2) / 3
         assert float(loss) == pytest.approx((first + second) / 2 / 2, abs=1e-6)
 
     def test_by_hand_with_one_head(self) -> None:
         loss = value_loss(self.HEADS, self.AVAILABLE, self.RIGHT, self.LABELS, twin_heads=False)
-        first = 0.0**2 + 0.1**2
-        second = (0.0**2 + 0.1**2 + 0.4**2) / 3
+        first = 0.0**2 + 0.0**2
+        second = (0.0**2 + 0.0**2 + 0.4**2) / 3
         assert float(loss) == pytest.approx((first + second) / 2 / 2, abs=1e-6)
 
     def test_right_chunks_and_the_others_weigh_the_same(self) -> None:
@@ -198,6 +209,13 @@ class TestValueLoss:
     def test_nothing_that_can_be_picked(self) -> None:
         nothing = torch.zeros_like(self.AVAILABLE)
         assert float(value_loss(self.HEADS, nothing, nothing, self.LABELS, True)) == 0
+
+    def test_values_of_other_chunks_that_are_too_low_cost_nothing_and_have_no_gradient(self) -> None:
+        heads = self.HEADS.clone().requires_grad_()
+        value_loss(heads, self.AVAILABLE, self.RIGHT, self.LABELS, True).backward()
+        pulled = heads.grad.abs() > 0
+        too_high = self.AVAILABLE[..., None] & (2 * self.HEADS > self.LABELS[:, None, 1:])
+        assert torch.equal(pulled, torch.where(self.RIGHT[..., None], torch.tensor(True), too_high))
 
     def test_perfect_values_cost_nothing(self) -> None:
         targets = torch.where(self.RIGHT, self.LABELS[:, :1], self.LABELS[:, 1:])

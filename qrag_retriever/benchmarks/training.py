@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from qrag_retriever.benchmarks.timing import table
+from qrag_retriever.default_model import MINILM
 from qrag_retriever.training.recipe import Recipe, parse_recipe
 from qrag_retriever.training.trainer import MODEL_FOLDER, Trainer
 
@@ -43,7 +44,7 @@ def recipe_of(mode: str, start: str, num_envs: int, num_updates: int, output: Pa
         output: Folder of the run.
         seed: Of the run.
     """
-    model: Settings = {"encoder": start, "num_layers": 6, "max_chunk_tokens": 32, "max_chunk_tokens_in_state": 32}
+    model: Settings = {"encoder": start, "max_chunk_tokens": 32, "max_chunk_tokens_in_state": 32}
     pqn: Settings = {"num_envs": num_envs, "num_steps": NUM_HOPS, "num_updates": num_updates, "warmup_updates": 0}
     run: Settings = {"output": str(output), "seed": seed, "refresh_updates": REFRESH_UPDATES}
     if mode == "plain":
@@ -120,7 +121,7 @@ def measure_recall(data: Path, start: str, num_envs: int, num_updates: int, seed
 
 def warm_started(data: Path, num_updates: int, output: Path) -> str:
     """Train the pair that both modes start from; returns its folder."""
-    recipe = recipe_of("ours", "all-MiniLM-L6-v2", 4, 0, output, seed=0)
+    recipe = recipe_of("ours", MINILM, 4, 0, output, seed=0)
     settings = recipe.model_dump()
     settings["warm_start"]["num_updates"] = num_updates
     Trainer(parse_recipe(settings), data).fit()

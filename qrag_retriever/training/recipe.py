@@ -89,10 +89,12 @@ class WarmStartSettings(Settings):
     learning_rate: float = Field(default=2e-4, gt=0)
     warmup_updates: int = Field(default=20, ge=0)
     end_share: float = Field(default=0.1, ge=0, le=1, description="The last learning rate, as a share of the first.")
-    value_weight: float = Field(default=20.0, ge=0, description="Of the squared error to the closed-form return.")
+    value_weight: float = Field(default=5.0, ge=0, description="Of the squared error to the closed-form return.")
     complete_share: float = Field(default=0.2, ge=0, le=1, description="States in which nothing is missing.")
     wrong_share: float = Field(default=0.5, ge=0, le=1, description="States with wrong picks.")
-    hard_share: float = Field(default=0.7, ge=0, le=1, description="Wrong picks that are likely mistakes.")
+    hard_share: float = Field(
+        default=0.7, ge=0, le=1, description="States of likely picks: wrong ones as well as the order of facts."
+    )
     start_temperature: float = Field(default=0.05, gt=0, description="Divides Q-values in the cross-entropy; learned.")
     max_candidates: int = Field(default=512, ge=2, description="Chunks per state in the loss.")
     fresh_tokens: int = Field(

@@ -53,7 +53,12 @@ class LabelledState:
 
 
 def sample_picks(
-    sample: Sample, step_limit: int, mistakes: Sequence[int], settings: WarmStartSettings, random: np.random.Generator
+    sample: Sample,
+    step_limit: int,
+    mistakes: Sequence[int],
+    settings: WarmStartSettings,
+    random: np.random.Generator,
+    likely_facts: Sequence[int] = (),
 ) -> tuple[int, ...]:
     """Draw what has been picked in a training state: some facts, some wrong chunks, at times everything.
 
@@ -63,12 +68,15 @@ def sample_picks(
         mistakes: Chunks without facts that score well, the likely mistakes.
         settings: Shares of complete states and of states with wrong picks.
         random: The state's own stream.
+        likely_facts: The facts, those first that are found first by the Q-values as they are. Evidence that can only be
+            told once other evidence is known then is what is missing, as it will be in a search.
     """
     facts = list(sample.supporting or ())
     # Where there are no facts, the first state is complete already.
     complete = not facts or (len(facts) < step_limit and random.random() < settings.complete_share)
     num_found = len(facts) if complete else int(random.integers(min(len(facts), step_limit)))
-    found = list(random.permutation(facts)[:num_found])
+    in_order = len(likely_facts) > 0 and random.random() < settings.hard_share
+    found = list(likely_facts if in_order else random.permutation(facts))[:num_found]
     room = min(step_limit - 1 - num_found, len(sample.chunks) - len(facts))
     num_wrong = int(random.integers(1, room + 1)) if room > 0 and random.random() < settings.wrong_share else 0
     wrong: list[int] = []
@@ -109,7 +117,9 @@ def value_loss(
 ) -> torch.Tensor:
     """Squared error of twice each head to the closed-form return; right chunks and the others weigh the same.
 
-    Without the balance, hundreds of chunks that are noise would drown the few that matter.
+    Without the balance, hundreds of chunks that are noise would drown the few that matter. Of the others only values
+    that are too high count: a detour of one pick costs a tenth of the return, so fitting them from below would hold the
+    Q-values of all noise just under those of the facts, against the cross-entropy, for chunks that are never picked.
 
     Args:
         head_values: Shape (B, N, 2).
@@ -120,7 +130,9 @@ def value_loss(
     """
     targets = torch.where(right, labels[:, :1], labels[:, 1:])
     predicted = 2 * head_values if twin_heads else head_values.sum(-1, keepdim=True)
-    errors = (predicted - targets.unsqueeze(-1)).square().mean(-1)  # (B, N)
+    surplus = predicted - targets.unsqueeze(-1)
+    surplus = torch.where(right.unsqueeze(-1), surplus, surplus.clamp(min=0.0))
+    errors = surplus.square().mean(-1)  # (B, N)
     others = available & ~right
     per_state = [(errors * chosen).sum(1) / chosen.sum(1).clamp(min=1) for chosen in (right.float(), others.float())]
     return (per_state[0] + per_state[1]).mean() / 2
@@ -158,11 +170,14 @@ class WarmStart:
         drawn = [self._draw(stream) for stream in streams]
         rows = self._cache.rows_of([sample.chunks for sample, _ in drawn])
         mistakes, first_scores = self._likely_mistakes([sample for sample, _ in drawn], rows)
+        likely_facts = [
+            _best_first(sample.supporting or (), own) for (sample, _), own in zip(drawn, first_scores, strict=True)
+        ]
         states: list[LabelledState] = []
         document_of: list[int] = []
         for number, ((sample, step_limit), stream) in enumerate(zip(drawn, streams, strict=True)):
             for _ in range(self._settings.states_per_sample):
-                picks = sample_picks(sample, step_limit, mistakes[number], self._settings, stream)
+                picks = sample_picks(sample, step_limit, mistakes[number], self._settings, stream, likely_facts[number])
                 states.append(self._labelled(sample, step_limit, picks))
                 document_of.append(number)
         candidates = candidates_of(
@@ -257,6 +272,10 @@ class WarmStart:
         order = order[np.isin(others[order], rights, invert=True)]
         room = self._settings.fresh_tokens - sum(_tokens(self._cache.texts[row]) for row in rights)
         return np.concatenate([rights, others[order[np.cumsum(costs[order]) <= room]]])
+
+
+def _best_first(chunk_ids: Sequence[int], scores: np.ndarray) -> list[int]:
+    return sorted(chunk_ids, key=lambda chunk: -float(scores[chunk]))
 
 
 def _tokens(text: str) -> float:

@@ -5,14 +5,10 @@ python training/experiments/babilong.py --task 2 --data DATA --output runs/qa2
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from harness import Measured, mean_and_spread, options, questions, run, save
+from harness import RECIPES, Measured, mean_and_spread, options, questions, run, save
 
 from qrag_retriever.training.datasets import BookNoise
 from qrag_retriever.training.recipe import read_recipe
-
-RECIPES = Path(__file__).parents[1]
 
 
 def main() -> None:

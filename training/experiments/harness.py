@@ -24,6 +24,7 @@ from qrag_retriever.training.networks import TrainedPair
 from qrag_retriever.training.recipe import parse_recipe
 from qrag_retriever.training.trainer import MODEL_FOLDER, Trainer
 
+RECIPES = Path(__file__).parents[1]
 STEP_LIMITS = {1: 2, 2: 4, 3: 6, 4: 2, 5: 3}
 MODEL = {"encoder": "all-MiniLM-L6-v2", "num_layers": 3, "max_chunk_tokens": 64, "max_chunk_tokens_in_state": 64}
 

@@ -9,7 +9,7 @@ the same test questions; differences are paired, with 95% bootstrap intervals ov
 from __future__ import annotations
 
 import numpy as np
-from harness import Measured, options, questions, run, save
+from harness import RECIPES, Measured, options, questions, run, save
 
 from qrag_retriever.training.datasets import BookNoise
 from qrag_retriever.training.recipe import read_recipe
@@ -17,7 +17,7 @@ from qrag_retriever.training.recipe import read_recipe
 
 def main() -> None:
     chosen = options(__doc__, task=3, lengths="4k,128k", num_samples=500, warm_updates=1500, patience=100)
-    settings = read_recipe(f"training/babilong-qa{chosen.task}.toml").model_dump()
+    settings = read_recipe(RECIPES / f"babilong-qa{chosen.task}.toml").model_dump()
     noise = BookNoise(chosen.data, "test")
     rows, differences = [], {length: [] for length in chosen.lengths.split(",")}
     for seed in chosen.seeds:

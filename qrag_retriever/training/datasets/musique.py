@@ -22,12 +22,15 @@ class MuSiQue(FixedQuestions):
     gold title of a test question are dropped; the file named dev is for testing only.
     """
 
-    def __init__(self, folder: str | Path, split: Split = "train", *, validation_share: float = 0.1) -> None:
+    def __init__(
+        self, folder: str | Path, split: Split = "train", *, num_mixed: int = 0, validation_share: float = 0.1
+    ) -> None:
         """Read the questions.
 
         Args:
             folder: The data folder, with ``musique/``.
             split: "train", "validation" or "test".
+            num_mixed: Paragraphs of other questions that are added at every draw; train split only.
             validation_share: Share of the train file that is for validation, about.
 
         Raises:
@@ -43,7 +46,8 @@ class MuSiQue(FixedQuestions):
                 if path.is_file():
                     test_titles |= {title for question in _read(path, {}) for title in question.gold_titles}
         chosen = select_split(questions, split, test_titles, validation_share, dropped)
-        super().__init__("musique", split, [question.sample for question in chosen], _STEP_LIMIT, dropped)
+        samples = [question.sample for question in chosen]
+        super().__init__("musique", split, samples, _STEP_LIMIT, dropped, num_mixed)
 
 
 def _names(part: str) -> tuple[str, str]:

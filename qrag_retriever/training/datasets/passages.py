@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class TitledSample:
 
 
 class FixedQuestions:
-    """Questions that are what they are in their file; nothing is drawn.
+    """Questions that are what they are in their file, in training with passages of other questions if wanted.
 
     Attributes:
         name: Names the source in reports.
@@ -37,18 +38,36 @@ class FixedQuestions:
     """
 
     def __init__(
-        self, name: str, split: Split, samples: Sequence[Sample], default_step_limit: int, dropped: dict[str, int]
+        self,
+        name: str,
+        split: Split,
+        samples: Sequence[Sample],
+        default_step_limit: int,
+        dropped: dict[str, int],
+        num_mixed: int = 0,
     ) -> None:
         """Keep samples.
 
+        Args:
+            name: Names the source in reports.
+            split: "train", "validation" or "test".
+            samples: The questions.
+            default_step_limit: Picks that an episode or an evaluation should have.
+            dropped: How many questions were left out, by reason.
+            num_mixed: Passages of other questions that are added at every draw; train split only.
+
         Raises:
-            DataError: If there are none.
+            DataError: If there are no samples.
         """
         check_filled(len(samples), f"{name}, {split}")
+        if num_mixed < 0:
+            raise ValueError(f"num_mixed must be at least 0, got {num_mixed}")
         self.name, self.split = name, split
         self.default_step_limit = default_step_limit
         self.dropped = dropped
         self.samples = tuple(samples)
+        self._num_mixed = num_mixed if split == "train" else 0
+        self._pool = tuple(sorted({text for sample in samples for text in sample.chunks})) if self._num_mixed else ()
 
     def __len__(self) -> int:
         """Return how many questions there are."""
@@ -56,7 +75,12 @@ class FixedQuestions:
 
     def sample(self, number: int, random: np.random.Generator, era: int = 0) -> Sample:
         """Return one question; see `SampleSource`."""
-        return self.samples[number]
+        sample = self.samples[number]
+        if not self._num_mixed:
+            return sample
+        # Behind its own, so that the ids of the supporting ones stay what they are; order has no meaning here.
+        others = _drawn_from(self._pool, self._num_mixed, set(sample.chunks), random)
+        return dataclasses.replace(sample, chunks=(*sample.chunks, *others))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +158,18 @@ class PooledQuestions:
         chosen = [*question.gold, *others][: self.num_chunks]
         missing = self.num_chunks - len(chosen)
         if missing:
-            taken = set(chosen)
-            # As many more as may turn out to be taken already, so that one draw is enough.
-            drawn = random.choice(len(self.pool), min(len(self.pool), missing + len(taken)), replace=False)
-            chosen += [text for i in drawn if (text := self.pool[i]) not in taken][:missing]
+            chosen += _drawn_from(self.pool, missing, set(chosen), random)
         order = random.permutation(len(chosen)).tolist()
         supporting = tuple(place for place, i in enumerate(order) if i < len(question.gold))
         chunks = tuple(chosen[i] for i in order)
         return Sample(question.id, question.question, chunks, supporting, question.answers, "corpus")
+
+
+def _drawn_from(pool: Sequence[str], count: int, taken: set[str], random: np.random.Generator) -> list[str]:
+    """Draw passages that are not taken, fewer if the pool has no more."""
+    # As many more as may turn out to be taken already, so that one draw is enough.
+    drawn = random.choice(len(pool), min(len(pool), count + len(taken)), replace=False)
+    return [text for i in drawn if (text := pool[i]) not in taken][:count]
 
 
 def num_wanted(

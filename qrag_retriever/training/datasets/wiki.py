@@ -100,6 +100,7 @@ class WikiQuestions(FixedQuestions):
         *,
         setting: Setting | None = None,
         kinds: Collection[str] | None = None,
+        num_mixed: int = 0,
         validation_share: float = 0.1,
     ) -> None:
         """Read the questions.
@@ -110,6 +111,7 @@ class WikiQuestions(FixedQuestions):
             split: "train", "validation" or "test".
             setting: How the other paragraphs were found; None for either. HotpotQA only.
             kinds: Values of ``type`` to keep, as in ["bridge"]; None for all.
+            num_mixed: Paragraphs of other questions that are added at every draw; train split only.
             validation_share: Share of the train file that is for validation, about.
 
         Raises:
@@ -131,7 +133,7 @@ class WikiQuestions(FixedQuestions):
         wanted = {record.id for record in records if setting in {None, record.setting}}
         wanted &= {record.id for record in records if kinds is None or record.kind in kinds}
         samples = [question.sample for question in chosen if question.sample.id in wanted]
-        super().__init__(name, split, samples, _STEP_LIMITS[name], dropped)
+        super().__init__(name, split, samples, _STEP_LIMITS[name], dropped, num_mixed)
 
 
 class TwoWikiOpen(FixedQuestions):

@@ -1,0 +1,127 @@
+"""The experiments' scripts start, and the speed benchmark of training measures what it says, on tiny data."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qrag_retriever.benchmarks import training as benchmark
+from tests.test_datasets import put, put_books
+from tests.training_runs import without_cards
+
+EXPERIMENTS = Path(__file__).parents[1] / "training" / "experiments"
+SCRIPTS = sorted(path.stem for path in EXPERIMENTS.glob("*.py") if "def main" in path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def experiments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with QA2 stories and a few books."""
+    folder = tmp_path_factory.mktemp("data")
+    rooms = ("garden", "kitchen", "office", "hallway")
+    lines = []
+    for i in range(60):
+        room, other = rooms[i % 4], rooms[(i // 4 + i + 1) % 4]
+        lines += [
+            "1 Mary took the football.", f"2 John went to the {other}.", f"3 Mary went to the {room}.",
+            f"4 Where is the football? \t{room}\t1 3",
+        ]  # fmt: skip
+    put(folder, "babi/en-10k/qa2_two-supporting-facts_train.txt", "\n".join(lines) + "\n")
+    put_books(folder, "train", num_books=20)
+    return folder
+
+
+def test_there_are_scripts() -> None:
+    assert {"babilong", "rl_gain", "answers_only", "overfit_one", "positions", "ablations"} <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_says_what_it_does(
+    name: str, experiments: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    module = importlib.import_module(name)
+    with pytest.raises(SystemExit) as left:
+        module.main()
+    assert left.value.code == 0
+    assert str(module.__doc__).splitlines()[0] in capsys.readouterr().out
+
+
+def test_the_reader_of_babi_answers_from_the_last_move_that_it_sees(experiments: None) -> None:
+    reader = importlib.import_module("babi_reader").BabiReader()
+    passages = "Passages:\nMary went to the garden.\nJohn moved to the attic.\nMary travelled to the office.\n"
+    assert reader.invoke(f"{passages}\nQuestion: Where is Mary?").content == "office"
+    assert reader.invoke(f"{passages}\nQuestion: Where is John?").content == "attic"
+    assert reader.invoke(f"{passages}\nQuestion: Where is Sandra?").content == "unknown"
+
+
+def test_a_finished_run_is_not_trained_again(
+    data: Path, tiny_encoder: Path, tmp_path: Path, experiments: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_cards(monkeypatch)
+    harness = importlib.import_module("harness")
+    settings = benchmark.recipe_of("ours", str(tiny_encoder), 2, 1, tmp_path, 1).model_dump()
+    settings["data"][0]["options"] = {"num_chunks": 10}
+    settings["run"].update(validation_samples=4, evaluate_updates=1)
+    first = harness.run(settings, data, tmp_path / "run")
+    assert harness.run(settings, data, tmp_path / "run") == first
+    assert len(harness.log_of(tmp_path / "run", "pqn")) == 1
+    assert [entry["step"] for entry in first["validation"]] == [0, 1]
+
+
+def test_the_plain_mode_does_what_the_papers_code_does() -> None:
+    ours, plain = (benchmark.recipe_of(mode, "encoder", 4, 7, Path("out"), 1) for mode in benchmark.MODES)
+    assert (plain.model.frozen, plain.run.dtype, plain.run.plain_batches) == ("none", "float32", True)
+    assert (plain.pqn.target_chunks, plain.pqn.reuse_states, plain.run.refresh_updates) == ("encoder", False, 1)
+    # Everything else is the same: task, documents, environments, picks, updates.
+    for recipe in (ours, plain):
+        assert recipe.data[0].options == {"num_chunks": 100}
+        assert (recipe.pqn.num_envs, recipe.pqn.num_steps, recipe.pqn.num_updates) == (4, 4, 7)
+        assert recipe.warm_start.num_updates == 0
+
+
+def test_the_speed_benchmark_counts_transitions_of_whole_updates(
+    data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_cards(monkeypatch)
+    monkeypatch.setattr(benchmark, "REFRESH_UPDATES", 3)
+    monkeypatch.setattr(benchmark, "PLAIN_UPDATES", 2)
+    monkeypatch.setattr(benchmark, "MINILM", str(tiny_encoder))
+    recipes: list[Any] = []
+    original = benchmark.recipe_of
+
+    def smaller(*arguments: Any, **options: Any) -> Any:
+        recipe = original(*arguments, **options)
+        recipe.data[0].options["num_chunks"] = 12
+        recipe.run.validation_samples = 5
+        recipes.append(recipe)
+        return recipe
+
+    monkeypatch.setattr(benchmark, "recipe_of", smaller)
+    file = tmp_path / "figures.json"
+    benchmark.main(
+        ["--data", str(data), "--environments", "2", "--rounds", "2", "--warm-start-updates", "2",
+         "--recall-updates", "2", "--seeds", "1", "2", "--json", str(file)]
+    )  # fmt: skip
+    figures = json.loads(file.read_text())
+    ours, plain = figures["speed"]
+    assert (ours["mode"], plain["mode"], plain["times_plain"]) == ("ours", "plain", 1.0)
+    assert ours["times_plain"] == pytest.approx(
+        ours["transitions_per_second"] / plain["transitions_per_second"], rel=0.1
+    )
+    assert ours["lowest"] <= ours["transitions_per_second"] <= ours["highest"]
+    for row in figures["recall"]:
+        assert (row["transitions"], row["seeds"]) == (32 * 4 * 2, 2)
+        assert 0 <= row["recall_after"] <= 1
+    assert np.isclose(figures["recall"][0]["recall_before"], figures["recall"][1]["recall_before"], atol=0.25)
+    assert "transitions_per_second" in capsys.readouterr().out
