@@ -30,7 +30,7 @@ def untrained_config(encoder: SentenceTransformer) -> QRAGConfig:
     default = prompts.get(encoder.default_prompt_name or "", "")
     length = min(int(encoder.max_seq_length or 512), position_limit(encoder) or 512)
     return QRAGConfig(
-        dim=int(_embedding_dimension(encoder)),
+        dim=int(embedding_dimension(encoder)),
         positions="none",
         pooling=_pooling_of(modules.get("Pooling")),
         # sentence-transformers compares by cosine unless a model says otherwise; inner products then need length 1.
@@ -50,7 +50,8 @@ def _pooling_of(module: Any) -> str:
     return str(module.get_pooling_mode_str())  # before sentence-transformers 6
 
 
-def _embedding_dimension(encoder: SentenceTransformer) -> int:
+def embedding_dimension(encoder: SentenceTransformer) -> int:
+    """Return the components of an encoder's embeddings."""
     # Renamed in sentence-transformers 5.4; the old name warns there.
     ask = getattr(encoder, "get_embedding_dimension", None) or encoder.get_sentence_embedding_dimension
     return int(ask() or 0)

@@ -214,7 +214,7 @@ class TestValueLoss:
         heads = self.HEADS.clone().requires_grad_()
         value_loss(heads, self.AVAILABLE, self.RIGHT, self.LABELS, True).backward()
         pulled = heads.grad.abs() > 0
-        too_high = self.AVAILABLE[..., None] & (2 * self.HEADS > self.LABELS[:, None, 1:])
+        too_high = self.AVAILABLE[..., None] & (self.LABELS[:, None, 1:] < 2 * self.HEADS)
         assert torch.equal(pulled, torch.where(self.RIGHT[..., None], torch.tensor(True), too_high))
 
     def test_perfect_values_cost_nothing(self) -> None:

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         rows, differences = run(options)
-    except (DataError, ModelFolderError, RewardError, OSError, ImportError, ValueError) as error:
+    except (DataError, ModelFolderError, RewardError, OSError, ImportError, TypeError, ValueError) as error:
         sys.stderr.write(f"qrag-bench: {error}\n")
         return 1
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from qrag_retriever.benchmarks.suite.embeddings import TextEmbeddings
 from qrag_retriever.default_model import MINILM, minilm_folder
 from qrag_retriever.index import ChunkIndex
 from qrag_retriever.model import QRAGModel
+from qrag_retriever.pair import embedding_dimension
 from qrag_retriever.selector import MultiStepSelector
 from qrag_retriever.training.data import Sample
 
@@ -85,12 +86,18 @@ class MultiStep:
         return self._texts.seconds
 
     def min_q(self, sample: Sample) -> float | None:
-        """Return the model's stop value for a sample's mode, None if it has none."""
-        return self._pair.config.min_q.get(self._mode(sample))
+        """Return the model's stop value for a sample's mode.
+
+        None if it has none, and for beams: only a greedy search that stops early picks what one that does not picks
+        first.
+        """
+        return self._pair.config.min_q.get(self._mode(sample)) if self._beam_width == 1 else None
 
     def find(self, sample: Sample, k: int) -> Found:
         """Pick k chunks, one by one."""
-        selector = MultiStepSelector(self._index_of(sample), k=k, beam_width=self._beam_width)
+        index = self._index_of(sample)
+        _ = index.view.scan  # made when it is first needed, else
+        selector = MultiStepSelector(index, k=k, beam_width=self._beam_width)
         start = time.perf_counter()
         steps = selector.select(sample.question).steps
         seconds = time.perf_counter() - start
@@ -117,7 +124,7 @@ class SingleStepDense:
         """Take a sentence-transformers model."""
         self.name, self.model = name, model_name
         self._encoder = encoder
-        self._texts = TextEmbeddings(self._encoded, encoder.get_embedding_dimension())
+        self._texts = TextEmbeddings(self._encoded, embedding_dimension(encoder))
         self._matrix: tuple[tuple[str, ...], np.ndarray] | None = None
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from qrag_retriever.benchmarks.suite import stress
+from qrag_retriever.checks import check_at_least_one
 from qrag_retriever.training.data import Sample, SampleSource
 from qrag_retriever.training.data_checks import nearest
 from qrag_retriever.training.datasets import LENGTHS, SOURCES, BabiLong, BookNoise, DatasetSource, open_source
@@ -163,10 +164,12 @@ def open_questions(
         raise ValueError(
             f"there is no benchmark {name!r}{nearest(name, BENCHMARKS)}; there are {', '.join(BENCHMARKS)}"
         )
+    if num_samples is not None:
+        check_at_least_one(num_samples=num_samples)
     benchmark = BENCHMARKS[name]
     if length not in benchmark.lengths:
         raise ValueError(f"{name} has the lengths {', '.join(benchmark.lengths)}, got {length!r}")
     source = benchmark.open(Path(folder), length, seed)
-    most = num_samples or benchmark.most_questions.get(length, _USUAL_QUESTIONS)
+    most = benchmark.most_questions.get(length, _USUAL_QUESTIONS) if num_samples is None else num_samples
     order = np.random.default_rng(seed).permutation(len(source)).tolist()
     return QuestionSet(name, length, source, order[:most], source.default_step_limit, seed)

@@ -49,7 +49,7 @@ def versions() -> dict[str, str]:
 
 def results_table(rows: Sequence[Row]) -> str:
     """Lay out rows as a Markdown table; columns that no row has are left out."""
-    shown = {name: head for name, head in _COLUMNS.items() if any(row.get(name) not in (None, 0.0) for row in rows)}
+    shown = {name: head for name, head in _COLUMNS.items() if any(_has(row, name) for row in rows)}
     return table(list(shown.values()), [[_cell(row, name) for name in shown] for row in rows])
 
 
@@ -147,6 +147,10 @@ def _plot_one(axes: Any, rows: Sequence[Row], methods: Sequence[str]) -> None:
         axes.set_xlabel("tokens")
     else:
         axes.set_xticks([])
+
+
+def _has(row: Row, name: str) -> bool:
+    return bool(row.get(name)) if name == "llm_calls" else row.get(name) is not None
 
 
 def _cell(row: Row, name: str) -> str:

@@ -178,8 +178,11 @@ _DOMAINS: dict[str, Callable[[Path], list[str]]] = {
 def _noise_of(domain: str, folder: Path) -> TextNoise:
     texts = _DOMAINS[domain](folder)
     sentences = [sentence for text in texts for sentence in split_sentences(" ".join(text.split()))]
-    # Marks and numbers alone are no sentences, and a few "sentences" of these texts are whole tables.
-    return TextNoise([sentence for sentence in sentences if 10 <= len(sentence) <= 1000])
+    # Licences repeat each other, marks and numbers alone are no sentences, and a few "sentences" are whole tables.
+    kept = [sentence for sentence in dict.fromkeys(sentences) if 10 <= len(sentence) <= 1000]
+    if not kept:
+        raise DataError(f"the texts of {domain} have no sentence of 10 to 1,000 characters")
+    return TextNoise(kept)
 
 
 @cache
