@@ -22,6 +22,7 @@ from qrag_retriever.training.datasets.niah import Niah
 from qrag_retriever.training.datasets.splits import Split
 from qrag_retriever.training.datasets.squad import Squad
 from qrag_retriever.training.datasets.wiki import RulerHotpot, TwoWikiOpen, WikiQuestions
+from qrag_retriever.training.datasets.wiki_made import TwoWikiMade
 
 __all__ = [
     "LENGTHS",
@@ -34,6 +35,7 @@ __all__ = [
     "RulerHotpot",
     "Split",
     "Squad",
+    "TwoWikiMade",
     "TwoWikiOpen",
     "WikiQuestions",
     "open_source",
@@ -66,6 +68,7 @@ SOURCES: dict[str, Callable[..., DatasetSource]] = {
     "musique": MuSiQue,
     "2wiki": partial(WikiQuestions, "2wiki"),
     "2wiki-open": TwoWikiOpen,
+    "2wiki-made": TwoWikiMade,
 }
 
 
@@ -75,9 +78,10 @@ def open_source(name: str, folder: str | Path, split: Split = "train", **options
     Args:
         name: A key of `SOURCES`.
         folder: The data folder.
-        split: "train", "validation" or "test"; "2wiki-open" has a test split only.
+        split: "train", "validation" or "test"; "2wiki-open" has a test split only, "2wiki-made" a train split.
         options: What the class of the source takes besides: `BabiLong` (babilong-*), `Niah` (niah-*), `Squad`
-            (ruler-qa-1), `RulerHotpot` (ruler-qa-2), `WikiQuestions` (hotpotqa, 2wiki), `MuSiQue`, `TwoWikiOpen`.
+            (ruler-qa-1), `RulerHotpot` (ruler-qa-2), `WikiQuestions` (hotpotqa, 2wiki), `MuSiQue`, `TwoWikiOpen`,
+            `TwoWikiMade`.
 
     Raises:
         ValueError: If the name is not known, or an option has a value that it cannot have.

@@ -79,7 +79,7 @@ class FixedQuestions:
         if not self._num_mixed:
             return sample
         # Behind its own, so that the ids of the supporting ones stay what they are; order has no meaning here.
-        others = _drawn_from(self._pool, self._num_mixed, set(sample.chunks), random)
+        others = drawn_from(self._pool, self._num_mixed, set(sample.chunks), random)
         return dataclasses.replace(sample, chunks=(*sample.chunks, *others))
 
 
@@ -158,14 +158,14 @@ class PooledQuestions:
         chosen = [*question.gold, *others][: self.num_chunks]
         missing = self.num_chunks - len(chosen)
         if missing:
-            chosen += _drawn_from(self.pool, missing, set(chosen), random)
+            chosen += drawn_from(self.pool, missing, set(chosen), random)
         order = random.permutation(len(chosen)).tolist()
         supporting = tuple(place for place, i in enumerate(order) if i < len(question.gold))
         chunks = tuple(chosen[i] for i in order)
         return Sample(question.id, question.question, chunks, supporting, question.answers, "corpus")
 
 
-def _drawn_from(pool: Sequence[str], count: int, taken: set[str], random: np.random.Generator) -> list[str]:
+def drawn_from(pool: Sequence[str], count: int, taken: set[str], random: np.random.Generator) -> list[str]:
     """Draw passages that are not taken, fewer if the pool has no more."""
     # As many more as may turn out to be taken already, so that one draw is enough.
     drawn = random.choice(len(pool), min(len(pool), count + len(taken)), replace=False)

@@ -90,6 +90,9 @@ class WikiQuestions(FixedQuestions):
 
     The file named train is cut into train and validation so that no gold title is on both sides, and questions with a
     gold title of a test question are dropped; the file named dev is for testing only.
+
+    Attributes:
+        test_titles: Gold titles of the test questions that there are; empty in the test split.
     """
 
     def __init__(
@@ -123,12 +126,11 @@ class WikiQuestions(FixedQuestions):
         check_share(validation_share)
         if setting is not None and (name != "hotpotqa" or setting not in get_args(Setting)):
             raise ValueError(f"setting must be None, or for hotpotqa {' or '.join(get_args(Setting))}; got {setting!r}")
-        records = list(read_wiki(_file(folder, f"{name}/{name}_{'dev' if split == 'test' else 'train'}")))
+        records = list(read_wiki(wiki_file(folder, f"{name}/{name}_{'dev' if split == 'test' else 'train'}")))
         _check_kinds(kinds, {record.kind for record in records})
         dropped: dict[str, int] = {}
-        chosen = select_split(
-            _titled(records, dropped), split, _test_titles(name, folder, split), validation_share, dropped
-        )
+        self.test_titles = _test_titles(name, folder, split)
+        chosen = select_split(_titled(records, dropped), split, self.test_titles, validation_share, dropped)
         # Behind the cut, so that a question is on the same side whatever is filtered.
         wanted = {record.id for record in records if setting in {None, record.setting}}
         wanted &= {record.id for record in records if kinds is None or record.kind in kinds}
@@ -152,14 +154,14 @@ class TwoWikiOpen(FixedQuestions):
         check_split(split, ["test"])
         ids_of_titles: dict[str, int] = {}
         chunks: list[str] = []
-        for place, record in read_records(_file(folder, "2wiki/2wiki_corpus_6119")):
+        for place, record in read_records(wiki_file(folder, "2wiki/2wiki_corpus_6119")):
             title = text_of(record, "title", place)
             if title in ids_of_titles:
                 raise place.error(f"the title {title!r} occurs twice; titles name the passages")
             ids_of_titles[title] = len(chunks)
             chunks.append(passage(title, text_of(record, "text", place)))
         corpus = tuple(chunks)
-        records = list(read_wiki(_file(folder, "2wiki/2wiki_corpus_questions_dev"), with_context=False))
+        records = list(read_wiki(wiki_file(folder, "2wiki/2wiki_corpus_questions_dev"), with_context=False))
         known = [record for record in records if ids_of_titles.keys() >= set(record.gold_titles)]
         samples = [record.sample(corpus, ids_of_titles) for record in known]
         super().__init__("2wiki-open", split, samples, _OPEN_STEP_LIMIT, {_NO_GOLD: len(records) - len(known)})
@@ -224,7 +226,8 @@ def _titled(records: list[WikiRecord], dropped: dict[str, int]) -> list[TitledSa
     return found
 
 
-def _file(folder: str | Path, stem: str) -> Path:
+def wiki_file(folder: str | Path, stem: str) -> Path:
+    """Return a file in HotpotQA's format, packed or not; DataError if there is none."""
     return find_file(folder, f"{stem}.jsonl.gz", f"{stem}.jsonl")
 
 
