@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from qrag_retriever.benchmarks import training as benchmark
+from qrag_retriever.training.recipe import parse_recipe
 from tests.test_datasets import put, put_books
 from tests.training_runs import without_cards
 
@@ -30,11 +31,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     rooms = ("garden", "kitchen", "office", "hallway")
     lines = []
-    for i in range(60):
-        room, other = rooms[i % 4], rooms[(i // 4 + i + 1) % 4]
+    for i in range(120):
+        room, other = rooms[i % 4], rooms[i // 4 % 4]
+        who, thing = ("John", "Sandra", "Daniel")[i % 3], ("apple", "milk", "football")[i // 12 % 3]
         lines += [
-            "1 Mary took the football.", f"2 John went to the {other}.", f"3 Mary went to the {room}.",
-            f"4 Where is the football? \t{room}\t1 3",
+            f"1 Mary took the {thing}.", f"2 {who} went to the {other}.", f"3 Mary went to the {room}.",
+            f"4 Where is the {thing}? \t{room}\t1 3",
         ]  # fmt: skip
     put(folder, "babi/en-10k/qa2_two-supporting-facts_train.txt", "\n".join(lines) + "\n")
     put_books(folder, "train", num_books=20)
@@ -101,11 +103,11 @@ def test_the_speed_benchmark_counts_transitions_of_whole_updates(
     original = benchmark.recipe_of
 
     def smaller(*arguments: Any, **options: Any) -> Any:
-        recipe = original(*arguments, **options)
-        recipe.data[0].options["num_chunks"] = 12
-        recipe.run.validation_samples = 5
-        recipes.append(recipe)
-        return recipe
+        settings = original(*arguments, **options).model_dump()
+        settings["data"][0]["options"]["num_chunks"] = 12
+        settings["run"]["validation_samples"] = 5
+        recipes.append(settings)
+        return parse_recipe(settings)
 
     monkeypatch.setattr(benchmark, "recipe_of", smaller)
     file = tmp_path / "figures.json"

@@ -409,7 +409,8 @@ def plain_loss(pair: TrainedPair, warm: WarmStart, states: Sequence[LabelledStat
         for chunk in left:
             label = labelled.right_return if chunk in missing else labelled.other_return
             predicted = 2 * heads[chunk] if twin_heads else heads[chunk].sum()
-            errors[chunk] = np.mean((predicted - label) ** 2)
+            surplus = predicted - label
+            errors[chunk] = np.mean((surplus if chunk in missing else np.maximum(surplus, 0.0)) ** 2)
         others = [chunk for chunk in left if chunk not in missing]
         values.append(sum(errors[part].mean() if part else 0.0 for part in (missing, others)) / 2)
     return float(np.mean(imitation) + warm._settings.value_weight * np.mean(values))
@@ -446,6 +447,24 @@ class TestLoss:
         assert float(loss.detach()) == pytest.approx(plain_loss(pair, warm, shown, twin_heads), rel=1e-4)
         weighted = figures["imitation"] + WarmStartSettings().value_weight * figures["value_error"]
         assert float(loss.detach()) == pytest.approx(weighted, rel=1e-5)
+
+    def test_facts_are_found_in_the_order_of_the_first_states_q_values(
+        self, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pair = tiny_pair(tiny_encoder)
+        shares = {"complete_share": 0.0, "wrong_share": 0.0, "hard_share": 1.0}
+        warm = warm_start_of(pair, SAMPLES[:2], states_per_sample=10, **shares)
+        shown: list[Any] = []
+        loss_of = warm._loss_of
+        monkeypatch.setattr(warm, "_loss_of", lambda states, *rest: shown.extend(states) or loss_of(states, *rest))
+        warm.loss([np.random.default_rng(i) for i in range(2)])
+        model = public_model(pair)
+        for of, _ in SAMPLES[:2]:
+            state = model.encode_states([of.question])[0]
+            q_values = head_q_values(state, model.encode_chunks(of.chunks), relative_runs(len(of.chunks), ())).sum(0)
+            likely = max(of.supporting or (), key=lambda fact: float(q_values[fact]))
+            found = {labelled.picked for labelled in shown if labelled.sample == of}
+            assert found == {(), (likely,)}
 
     def test_draws_repeat_with_the_streams(self, tiny_encoder: Path) -> None:
         found = []
