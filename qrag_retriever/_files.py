@@ -56,8 +56,12 @@ def whole_folder(target: Path, may_replace: Callable[[Path], bool]) -> Iterator[
 
 
 def write_whole_file(target: Path, content: str) -> None:
-    """Write a text file beside its place and move it there when it is on the disk."""
-    draft = target.with_name(f".{target.name}.draft")
+    """Write a text file beside its place and move it there when it is on the disk; links and devices are followed."""
+    target = target.resolve()
+    if target.exists() and not target.is_file():
+        target.write_text(content, encoding="utf-8")
+        return
+    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
     try:
         draft.write_text(content, encoding="utf-8")
         sync(draft)

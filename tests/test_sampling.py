@@ -204,3 +204,44 @@ def test_fixed_questions_leave_out_what_the_reward_cannot_judge() -> None:
     judged = fixed_episodes([task], 2, 0, SupportingFactsReward())
     assert sorted(sample.id for sample, _ in judged) == ["line 1", "line 3"]
     assert len(fixed_episodes([task], 4, 0)) == 4
+
+
+class TestHardest:
+    def test_a_draw_takes_the_hardest_of_those_it_looks_at(self) -> None:
+        mixture, random = Mixture([task(Numbered("a", 10))], REWARD, hardest_of=3), np.random.default_rng(0)
+        ids = [mixture.draw(random)[0].id for _ in range(300)]
+        assert len(set(ids)) == 10
+        mixture.note(mixture.places_of([(sample_id, float(sample_id[-1])) for sample_id in sorted(set(ids))]))
+        drawn = [int(mixture.draw(random)[0].id[-1]) for _ in range(4000)]
+        # The highest of three places, each of them any of ten.
+        expected = [((i + 1) ** 3 - i**3) / 1000 for i in range(10)]
+        np.testing.assert_allclose(np.bincount(drawn, minlength=10) / 4000, expected, atol=0.03)
+
+    def test_what_has_not_been_trained_on_comes_first(self) -> None:
+        mixture, random = Mixture([task(Numbered("a", 4))], REWARD, hardest_of=50), np.random.default_rng(0)
+        seen = []
+        for _ in range(4):
+            sample_id = mixture.draw(random)[0].id
+            seen.append(sample_id)
+            mixture.note(mixture.places_of([(sample_id, 100.0)]))
+        assert len(set(seen)) == 4
+
+    def test_half_of_what_was_noted_before_stays(self) -> None:
+        mixture = Mixture([task(Numbered("a", 3)), task(Numbered("b", 3))], REWARD)
+        for loss in (4.0, 2.0, 0.0):
+            mixture.note([(1, 2, loss)])
+        (first, second), _ = mixture.state()
+        assert np.isinf(first).all()
+        assert second.tolist() == [np.inf, np.inf, 1.5]
+
+    def test_it_goes_on_from_its_state(self) -> None:
+        one, other = (Mixture([task(Numbered("a", 9))], REWARD, hardest_of=4) for _ in range(2))
+        random = np.random.default_rng(0)
+        sample_ids = [one.draw(random)[0].id for _ in range(20)]
+        one.note(one.places_of([(sample_id, float(i)) for i, sample_id in enumerate(sample_ids)]))
+        other.restore(*one.state())
+        assert other.places_of([(sample_ids[0], 1.0)]) == one.places_of([(sample_ids[0], 1.0)])
+        streams = np.random.default_rng(5), np.random.default_rng(5)
+        assert [one.draw(streams[0])[0].id for _ in range(30)] == [other.draw(streams[1])[0].id for _ in range(30)]
+        with pytest.raises(ValueError, match="9 questions have become 8"):
+            Mixture([task(Numbered("a", 8))], REWARD).restore(*one.state())

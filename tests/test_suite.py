@@ -35,6 +35,7 @@ from qrag_retriever.benchmarks.suite.reading import Reader
 from qrag_retriever.benchmarks.suite.report import growth, growth_table, plot, results_table, versions
 from qrag_retriever.errors import RewardError
 from qrag_retriever.training.data import Sample
+from qrag_retriever.training.rewards.asking import ask_once_more
 from tests.conftest import QUESTION, STORY
 from tests.test_datasets import put, put_books, wiki_line
 from tests.test_suite_methods import Scripted
@@ -65,7 +66,7 @@ def test_more_facts_than_picks_allowed_count_for_f1_and_exact_alone() -> None:
         "fact_recall": 0.0, "recall_at_k": 0.5, "fact_f1": 1.0, "exact": 1.0, "hit_at_1": 1.0,
     }  # fmt: skip
     # Those beyond the limit do not count for a search that stops by itself, either.
-    assert scores_of(sample, Found((3, 1, 0, 2), 0.0, (4, 3, 2, 1)), 2, min_q=0)["auto_picks"] == 2
+    assert scores_of(sample, Found((3, 1, 0, 2), 0.0, (4, 3, 2, -1)), 2, min_q=0)["auto_picks"] == 2
 
 
 def test_the_stop_value_ends_the_picks_before_the_first_that_is_not_above_it() -> None:
@@ -157,8 +158,29 @@ def test_the_reader_scores_answers_as_squad_does() -> None:
     }.items():
         scores = Reader(Scripted(SimpleNamespace(content=answer))).scores(sample, (0,))
         assert scores == {"answer_em": expected[0], "answer_f1": pytest.approx(expected[1])}
-    with pytest.raises(RewardError, match="the reader answered without text"):
-        Reader(Scripted(None)).scores(sample, (0,))
+    with pytest.raises(RewardError, match="the language model answered without text: None"):
+        Reader(Scripted(None, None, None)).scores(sample, (0,))
+
+
+def test_a_language_model_that_fails_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qrag_retriever.training.rewards.asking.time.sleep", lambda seconds: None)
+    calls: list[str] = []
+
+    def ask(failures: int) -> Any:
+        def invoke(prompt: str) -> str:
+            calls.append(prompt)
+            if len(calls) <= failures:
+                raise TimeoutError("busy")
+            return "fine"
+
+        return invoke
+
+    assert ask_once_more(ask(2), "What?") == "fine"
+    assert calls == ["What?"] * 3
+    calls.clear()
+    with pytest.raises(RewardError, match="the language model failed: TimeoutError"):
+        ask_once_more(ask(3), "What?")
+    assert len(calls) == 3
 
 
 def test_the_reader_sees_passages_in_document_order_in_document_mode() -> None:
@@ -191,7 +213,7 @@ def test_columns_without_values_are_left_out_of_the_table() -> None:
     head, _, first, second = (
         [cell.strip() for cell in line.split("|")[1:-1]] for line in results_table(rows).split("\n")
     )
-    assert head == ["benchmark", "length", "method", "fact recall", "answer EM", "ms/query"]
+    assert head == ["benchmark", "length", "method", "fact recall", "answer EM", "median ms/query"]
     assert first == ["b", "4k", "qrag", "0.500", "", "12.3"]
     assert second == ["c", "4k", "agent", "0.500", "0.250", ""]
     rows[1]["llm_calls"] = 3.0
@@ -361,7 +383,10 @@ def test_a_language_model_of_the_users_own_reads_and_searches(
         (["hotpotqa", "--baseline", "llm-agent"], "llm-agent needs a language model"),
         (["hotpotqa", "--llm", "no_such_module:make"], "the language model 'no_such_module:make' cannot be imported"),
         (["hotpotqa", "--reader", "suite_llms:absent"], "the language model 'suite_llms:absent' cannot be imported"),
-        (["hotpotqa", "--reader", "suite_llms"], "as package.module:callable, got 'suite_llms'"),
+        (
+            ["hotpotqa", "--reader", "suite_llms"],
+            "expected 'package.module:callable', a callable that returns a chat model; got 'suite_llms'",
+        ),
         (["hotpotqa", "--model", "{data}/books"], "is not a model folder"),
         (["hotpotqa", "--reader", "suite_llms:broken"], "llm must be a LangChain chat model"),
     ],

@@ -254,8 +254,8 @@ def test_names_of_baselines_are_resolved() -> None:
     assert names_of(["bm25", "random", "bm25"]) == ["bm25", "random"]
     assert names_of(["llm-agent", "all"])[0] == "llm-agent"
     assert set(names_of(["all"])) == set(Baselines.NAMES) - {"llm-agent"}
-    assert [model_label(name) for name in (None, "runs/mine/", Path("runs/mine"), "me/model")] == [
-        "default", "mine", "mine", "model",
+    assert [model_label(name) for name in (None, "runs/mine/", Path("runs/mine"), "runs/mine/model")] == [
+        "default", "mine", "mine", "mine/model",
     ]  # fmt: skip
 
 
@@ -307,7 +307,7 @@ def test_the_agent_picks_no_chunk_twice_and_asks_again_for_a_blank_answer() -> N
 
 def test_an_answer_without_text_ends_the_agent() -> None:
     with pytest.raises(RewardError, match="answered without text: None"):
-        agent(Scripted(None)).find(asked("red", *COLOURS), 2)
+        agent(Scripted(None, None, None)).find(asked("red", *COLOURS), 2)
 
 
 def test_the_stand_in_repeats_question_and_last_passage_after_its_time() -> None:

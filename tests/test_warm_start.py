@@ -25,12 +25,17 @@ from qrag_retriever.training.evaluation import figures_of, greedy_picks
 from qrag_retriever.training.networks import TrainedPair
 from qrag_retriever.training.recipe import WarmStartSettings
 from qrag_retriever.training.rewards import SupportingFactsReward
-from qrag_retriever.training.warm_start import LabelledState, WarmStart, listwise_loss, sample_picks, value_loss
+from qrag_retriever.training.warm_start import LabelledState, WarmStart, listwise_losses, sample_picks, value_loss
 from tests.conftest import STORY
 from tests.tiny_pair import public_model, story, tiny_pair
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 GAMMA = 0.9
+
+
+def listwise_loss(*arguments: torch.Tensor) -> torch.Tensor:
+    """What the stage makes of the losses of states: their sum, by the number of all states."""
+    return listwise_losses(*arguments).sum() / len(arguments[0])
 
 
 class Draws:

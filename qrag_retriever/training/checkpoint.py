@@ -24,7 +24,7 @@ from qrag_retriever.errors import CheckpointError
 from qrag_retriever.training.processes import Processes
 
 _FOLDER = "checkpoints"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
+from qrag_retriever.devices import peak_memory_mb
 from qrag_retriever.training.sampling import Task
 from qrag_retriever.training.trainer import Trainer
 
@@ -88,9 +88,5 @@ def _memory(device: torch.device) -> str:
     """Say the most memory that this process has had in the updates that were timed."""
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB on the device"
-    try:
-        import resource
-    except ImportError:  # Windows has no such count
-        return "not known on this system"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return f"{peak / (2**30 if sys.platform == 'darwin' else 2**20):.1f} GiB"
+    peak = peak_memory_mb()
+    return "not known on this system" if peak is None else f"{peak / 1024:.1f} GiB"

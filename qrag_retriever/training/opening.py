@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ import numpy as np
 
 from qrag_retriever.errors import RecipeError
 from qrag_retriever.training.data import JsonLines, SampleSource
-from qrag_retriever.training.datasets import SOURCES, open_source
+from qrag_retriever.training.datasets import SOURCES, TRAINING_ONLY, open_source
 from qrag_retriever.training.recipe import DataSettings, Recipe, RewardSettings
 from qrag_retriever.training.rewards import AnswerContainedReward, LLMAnswerReward, Reward, SupportingFactsReward
+from qrag_retriever.training.rewards.asking import make_llm
 from qrag_retriever.training.sampling import Task, split_by_id
 
 # Of a user's own questions, where the recipe names no validation file.
@@ -79,7 +79,7 @@ def _open(
         raise RecipeError(f"the source {settings.source!r} lies in a data folder; name it with --data DIR")
     source = _dataset(settings, settings.split or split, data_folder)
     task = _task(settings, source, np.arange(len(source)))
-    if not with_validation:
+    if not with_validation or settings.source in TRAINING_ONLY:
         return task, None
     held = _dataset(settings, "validation", data_folder)
     return task, _task(settings, held, np.arange(len(held)), for_validation=True)
@@ -113,23 +113,15 @@ def open_reward(settings: RewardSettings) -> Reward:
         return AnswerContainedReward(
             settings.completion_reward, settings.penalize_extra_steps, terminate=settings.terminate
         )
+    try:
+        llm = make_llm(settings.llm or "")
+    except ValueError as error:
+        raise RecipeError(f"reward.llm: {error}") from error
     return LLMAnswerReward(
-        _imported(settings.llm)(),
+        llm,
         settings.judge,
         batch_size=settings.batch_size,
         every_step=settings.every_step,
         reward=settings.completion_reward,
         terminate=settings.terminate,
     )
-
-
-def _imported(name: str | None) -> Any:
-    if not name or ":" not in name:
-        raise RecipeError(
-            f"reward.llm must be 'package.module:callable', a callable that returns a chat model; got {name!r}"
-        )
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(f"reward.llm = {name!r} cannot be imported: {error}") from error

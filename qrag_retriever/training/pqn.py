@@ -17,7 +17,7 @@ from qrag_retriever.training.returns import hard_value, lambda_returns, soft_val
 from qrag_retriever.training.rewards import Reward
 from qrag_retriever.training.rollout import Rollout, Visit, collect
 from qrag_retriever.training.timing import Stopwatch
-from qrag_retriever.training.warm_start import listwise_loss
+from qrag_retriever.training.warm_start import listwise_losses, loss_of_samples
 
 
 class PQNLearner:
@@ -42,6 +42,7 @@ class PQNLearner:
         """
         self._pair, self._cache, self._target_cache = pair, cache, target_cache
         self._reward, self._settings, self._log_temperature = reward, settings, log_temperature
+        self.sample_losses: list[tuple[str, float]] = []
 
     def loss(
         self,
@@ -171,7 +172,10 @@ class PQNLearner:
             chunks = with_fresh(self._cache.table, candidates.rows, fresh_rows, fresh)
             q_values = batched_head_q_values(embeddings, chunks, candidates.positions).sum(-1)
             available, rights = (torch.from_numpy(mask).to(q_values.device) for mask in (candidates.available, right))
-            imitation = listwise_loss(q_values, available, rights, self._log_temperature.exp())
+            losses = listwise_losses(q_values, available, rights, self._log_temperature.exp())
+            owners = [visits[row].sample.id for row in np.flatnonzero(right.any(axis=1)).tolist()]
+            self.sample_losses = loss_of_samples(owners, losses)
+            imitation = losses.sum() / len(visits)
             figures["imitation"] = float(imitation.detach())
             loss = loss + imitation_weight * imitation
         self._cache.store(fresh_rows, fresh)

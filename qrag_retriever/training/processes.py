@@ -83,6 +83,14 @@ class Processes:
         torch.distributed.broadcast_object_list(held, src=0)
         return held[0]
 
+    def gathered(self, values: list[Value]) -> list[Value]:
+        """Return the values of all processes in the order of their ranks; anything that can be pickled."""
+        if self.size == 1:
+            return values
+        parts: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(parts, values)
+        return [value for part in parts for value in part]
+
     def wait(self) -> None:
         """Wait for all processes."""
         if self.size > 1:

@@ -93,7 +93,10 @@ class WarmStartSettings(Settings):
     complete_share: float = Field(default=0.2, ge=0, le=1, description="States in which nothing is missing.")
     wrong_share: float = Field(default=0.5, ge=0, le=1, description="States with wrong picks.")
     hard_share: float = Field(
-        default=0.7, ge=0, le=1, description="States of likely picks: wrong ones as well as the order of facts."
+        default=0.7,
+        ge=0,
+        le=1,
+        description="Wrong picks that are likely mistakes; states of the likeliest facts.",
     )
     start_temperature: float = Field(default=0.05, gt=0, description="Divides Q-values in the cross-entropy; learned.")
     max_candidates: int = Field(default=512, ge=2, description="Chunks per state in the loss.")
@@ -162,6 +165,9 @@ class RunSettings(Settings):
         default="auto", description="Of the arithmetic; weights are float32. auto: bfloat16 where it is quicker."
     )
     refresh_updates: int = Field(default=50, ge=1, description="Chunk embeddings are thrown away this often.")
+    hardest_of: int = Field(
+        default=1, ge=1, description="Questions that a draw looks at, to take the one of the highest last loss."
+    )
     evaluate_updates: int = Field(default=50, ge=1, description="Validation this often.")
     validation_samples: int = Field(default=200, ge=1)
     checkpoint_minutes: float = Field(default=5.0, gt=0)

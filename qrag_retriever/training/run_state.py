@@ -54,12 +54,17 @@ class RunState:
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {"score": -math.inf, "step": -1, "figures": {}}
         self._spent_before = {"seconds": 0.0, "processor_seconds": 0.0}
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Count the time of the run from now on."""
         self._begun = _clocks()
 
     def spent(self) -> dict[str, float]:
         """Return the seconds of the run, those before it was resumed included: by the clock, and of the processor.
 
-        Processor seconds are those of this process on all cores together.
+        From the call of ``fit`` on: opening data and encoders is not in them. Processor seconds are those of this
+        process on all cores together.
         """
         return {name: self._spent_before[name] + now - self._begun[name] for name, now in _clocks().items()}
 
@@ -80,7 +85,9 @@ class RunState:
         tensors["log_temperature"] = self._log_temperature.data
         for index, moments in optimizer.state_dict()["state"].items():
             tensors.update({f"optimizer/{index}/{name}": value for name, value in moments.items()})
-        own: dict[str, Any] = {"stage": stage.state()}
+        losses, places = self._mixture.state()
+        tensors.update({f"sample_losses/{i}": torch.from_numpy(of_task) for i, of_task in enumerate(losses)})
+        own: dict[str, Any] = {"stage": stage.state(), "places": places, "skipped": self._mixture.skipped_samples()}
         own_tensors: dict[str, torch.Tensor] = {"torch_random": torch.get_rng_state()}
         if self._pair.device.type == "cuda":
             own_tensors["cuda_random"] = torch.cuda.get_rng_state()
@@ -95,7 +102,6 @@ class RunState:
             "step": self.step,
             "best": self.best,
             "history": self.history,
-            "skipped_samples": dict(self._mixture.skipped),
             "spent": self.spent(),
         }
         return Checkpoint(shared, tensors, own, own_tensors)
@@ -124,12 +130,13 @@ class RunState:
                 self._log_temperature.copy_(tensors["log_temperature"])
             self.step, self.best, self.history = shared["step"], shared["best"], shared["history"]
             self._spent_before = {name: float(shared["spent"][name]) for name in self._spent_before}
-            self._mixture.skipped.clear()
-            self._mixture.skipped.update(shared["skipped_samples"])
+            self._mixture.restore_skipped(checkpoint.own["skipped"])
+            losses = [tensors[f"sample_losses/{i}"].numpy() for i in range(len(self._mixture.tasks))]
+            self._mixture.restore(losses, checkpoint.own["places"])
             self._mixture.era = (self.step - 1) // self._recipe.run.refresh_updates if self.step else 0
             return int(shared["stage"])
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise CheckpointError(f"the checkpoint does not fit this recipe's model: {error}") from error
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint does not fit this recipe's model or data: {error}") from error
 
     def restore_stage(self, stage: Stage, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> int:
         """Take over optimizer, random streams, chunk embeddings and episodes; returns the stage's updates done.
@@ -172,7 +179,7 @@ def check_same_recipe(stored: dict[str, Any], recipe: Recipe) -> None:
     differing += [group for group in ("data", "validation") if stored.get(group) != now[group]]
     if differing:
         raise CheckpointError(
-            f"the checkpoint belongs to a recipe with other settings ({', '.join(differing)}); "
+            f"the run in the output folder has other settings ({', '.join(differing)}); "
             "resume with the recipe it was started with, or name another run.output"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,14 +47,21 @@ class Task:
 
 
 class Mixture:
-    """Draws from several tasks in proportion to their weights, leaving out what the reward cannot judge."""
+    """Draws from several tasks in proportion to their weights, leaving out what the reward cannot judge.
 
-    def __init__(self, tasks: Sequence[Task], reward: Reward) -> None:
+    Some questions stay hard long after most are easy, and then are nearly all that is left to learn. So a draw may look
+    at several questions and take the one that was hardest when it was last trained on.
+
+    Source: prioritised replay (arXiv 1511.05952), here of questions and not of transitions.
+    """
+
+    def __init__(self, tasks: Sequence[Task], reward: Reward, hardest_of: int = 1) -> None:
         """Set up the draw.
 
         Args:
             tasks: At least one, none of them empty.
             reward: Says which samples it cannot judge.
+            hardest_of: Questions that a draw looks at; a question that has not been trained on is the hardest.
 
         Raises:
             ValueError: If a task has no samples.
@@ -66,8 +73,11 @@ class Mixture:
         self._reward = reward
         self._shares = np.cumsum([task.weight for task in tasks]) / sum(task.weight for task in tasks)
         self.era = 0
-        self.skipped: Counter[str] = Counter()
-        self._skipped_ids: set[tuple[str, str]] = set()
+        self._skipped: dict[tuple[str, str], str] = {}  # source and sample -> reason
+        self._hardest_of = hardest_of
+        self._losses = [np.full(len(task.numbers), np.inf, np.float32) for task in tasks]
+        # Where the losses of what was drawn are to be noted.
+        self._places: dict[str, tuple[int, int]] = {}
 
     def draw(self, random: np.random.Generator) -> tuple[Sample, int]:
         """Draw one episode with a stream.
@@ -77,17 +87,57 @@ class Mixture:
         """
         reason: str | None = None
         for _ in range(_MOST_ATTEMPTS):
-            place = int(np.searchsorted(self._shares, random.random(), side="right"))
-            task = self.tasks[min(place, len(self.tasks) - 1)]
-            number = int(task.numbers[random.integers(len(task.numbers))])
-            sample, limit = task.episode(number, random, self.era)
+            drawn = int(np.searchsorted(self._shares, random.random(), side="right"))
+            chosen = min(drawn, len(self.tasks) - 1)
+            task, losses = self.tasks[chosen], self._losses[chosen]
+            looked_at = random.integers(len(task.numbers), size=self._hardest_of)
+            place = int(looked_at[losses[looked_at].argmax()])
+            sample, limit = task.episode(int(task.numbers[place]), random, self.era)
             reason = self._reward.unusable(sample)
             if reason is None:
+                self._places[sample.id] = chosen, place
                 return sample, limit
-            if (task.source.name, sample.id) not in self._skipped_ids:
-                self._skipped_ids.add((task.source.name, sample.id))
-                self.skipped[reason] += 1
+            self._skipped[task.source.name, sample.id] = reason
         raise ValueError(f"the reward can judge none of {_MOST_ATTEMPTS} samples drawn; the last one because {reason}")
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """How many different samples the reward could not judge, by reason."""
+        return Counter(self._skipped.values())
+
+    def skipped_samples(self) -> list[tuple[str, str, str]]:
+        """Return source, id and reason of each sample that the reward could not judge."""
+        return [(*sample, reason) for sample, reason in self._skipped.items()]
+
+    def restore_skipped(self, skipped: Sequence[Sequence[str]]) -> None:
+        """Go on from what `skipped_samples` returned."""
+        self._skipped = {(source, sample_id): reason for source, sample_id, reason in skipped}
+
+    def places_of(self, losses: Sequence[tuple[str, float]]) -> list[tuple[int, int, float]]:
+        """Return task, place and loss of samples that were drawn here, by their ids."""
+        return [(*self._places[sample_id], loss) for sample_id, loss in losses]
+
+    def note(self, losses: Sequence[tuple[int, int, float]]) -> None:
+        """Remember how hard questions were, as `places_of` has them; half of what was noted before stays."""
+        for task, place, loss in losses:
+            before = float(self._losses[task][place])
+            self._losses[task][place] = loss if np.isinf(before) else (before + loss) / 2
+
+    def state(self) -> tuple[list[np.ndarray], dict[str, tuple[int, int]]]:
+        """Return what is remembered: the losses of each task, and where those of samples drawn here belong."""
+        return [losses.copy() for losses in self._losses], dict(self._places)
+
+    def restore(self, losses: Sequence[np.ndarray], places: Mapping[str, Sequence[int]]) -> None:
+        """Go on from what `state` returned.
+
+        Raises:
+            ValueError: If the tasks have another number of questions.
+        """
+        for own, stored in zip(self._losses, losses, strict=True):
+            if own.shape != stored.shape:
+                raise ValueError(f"{len(stored)} questions have become {len(own)}")
+            own[:] = stored
+        self._places = {sample_id: (task, place) for sample_id, (task, place) in places.items()}
 
 
 def fixed_episodes(

@@ -43,6 +43,10 @@ class Stage(Protocol):
         """Do what follows the optimiser's step."""
         ...
 
+    def sample_losses(self) -> list[tuple[str, float]]:
+        """Return id and loss of the samples of the last update, where the stage knows how hard they were."""
+        ...
+
     def state(self) -> dict[str, Any]:
         """Return what continues the stage, in JSON types."""
         ...
@@ -84,6 +88,10 @@ class WarmStartStage:
 
     def after(self, update: int) -> None:
         """Nothing follows: there are no values to hold still for, so targets need not keep up."""
+
+    def sample_losses(self) -> list[tuple[str, float]]:
+        """Return id and cross-entropy of the samples of the last update."""
+        return self._warm_start.sample_losses
 
     def state(self) -> dict[str, Any]:
         """Return the streams."""
@@ -143,6 +151,10 @@ class PQNStage:
     def after(self, update: int) -> None:
         """Move the targets."""
         self._pair.move_targets(self._settings.tau)
+
+    def sample_losses(self) -> list[tuple[str, float]]:
+        """Return id and cross-entropy of the samples of the last update, while the imitation is on."""
+        return self._learner.sample_losses
 
     def state(self) -> dict[str, Any]:
         """Return the streams and the running episodes."""

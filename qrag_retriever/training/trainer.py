@@ -9,7 +9,8 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,15 @@ class Interrupted(Exception):  # noqa: N818 - no error: the run can go on
     def __init__(self, signal_number: int, checkpoint: Path) -> None:
         super().__init__(f"stopped by {signal.Signals(signal_number).name}; go on with --resume from {checkpoint}")
         self.signal_number = signal_number
+
+
+@dataclass(frozen=True)
+class _There:
+    """What an output folder holds before a run: an error, a finished run's report, a checkpoint, or nothing."""
+
+    error: Exception | None = None
+    report: dict[str, Any] | None = None
+    checkpoint: Path | None = None
 
 
 class _Loss(torch.nn.Module):
@@ -121,7 +131,7 @@ class Trainer:
         action = start.encoders()[1]
         chunking = {"chunk_tokens": min(DEFAULT_CHUNK_TOKENS, action.content_limit), "count_tokens": action.token_ids}
         training, validation = open_tasks(recipe, folder, Path(recipe_folder), chunking)
-        self.mixture = Mixture(training, self._reward)
+        self.mixture = Mixture(training, self._reward, run.hardest_of)
         self.validation = (
             fixed_episodes(validation, run.validation_samples, run.seed, self._reward) if validation else []
         )
@@ -129,6 +139,7 @@ class Trainer:
         self._watch = Stopwatch()
         self._health = Health()
         self._signals = StopSignals(tell=self._processes.is_first)
+        self._was_finished = False
 
     def _build_networks(self, start: StartingPoint) -> None:
         recipe, run = self.recipe, self.recipe.run
@@ -199,44 +210,48 @@ class Trainer:
             FileExistsError: If the output folder holds a run and ``resume`` is not asked for, or a run is at work in
                 it.
         """
-        found = newest_checkpoint(self.output)
-        if not resume and (found is not None or (self.output / MODEL_FOLDER).exists()):
-            raise FileExistsError(f"{self.output} holds a run; go on with --resume, or name another run.output")
-        report = self.output / REPORT_FILE
-        finished = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None
-        # No process makes the output folder before all have looked at it.
-        self._processes.wait()
-        if finished is not None:
-            check_same_recipe(finished["recipe"], self.recipe)
-            self.state.best = finished["best"] or self.state.best
-        else:
-            with self._only_run():
-                self._fit(found, resume)
-            self._processes.wait()
-        return QRAGModel.from_pretrained(self.output / MODEL_FOLDER, device=self.recipe.run.device)
-
-    @contextlib.contextmanager
-    def _only_run(self) -> Iterator[None]:
-        """Keep other runs out of the output folder."""
-        if not self._processes.is_first:
-            yield
-            return
-        self.output.mkdir(parents=True, exist_ok=True)
+        self.state.start_clock()
         lock = FileLock(self.output / ".lock", timeout=0)
         try:
-            lock.acquire()
-        except Timeout:
-            raise FileExistsError(f"another run is at work in {self.output}; name another run.output") from None
-        try:
-            yield
+            # The first process looks for all of them, with other runs locked out: what there is must not change between
+            # two looks.
+            there = self._processes.from_first(self._look(lock, resume) if self._processes.is_first else _There())
+            if there.error is not None:
+                raise there.error
+            if there.report is not None:
+                check_same_recipe(there.report["recipe"], self.recipe)
+                self.state.best = there.report["best"] or self.state.best
+                self._was_finished = True
+            else:
+                self._fit(there.checkpoint, resume)
         finally:
             lock.release()
+        self._processes.wait()
+        return QRAGModel.from_pretrained(self.output / MODEL_FOLDER, device=self.recipe.run.device)
+
+    def _look(self, lock: FileLock, resume: bool) -> _There:
+        """Lock the output folder and tell what is in it."""
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            found, report = newest_checkpoint(self.output), self.output / REPORT_FILE
+            _put_back_model(self.output)
+            has_model = (self.output / MODEL_FOLDER).exists()
+            if not resume and (found is not None or has_model):
+                raise FileExistsError(f"{self.output} holds a run; go on with --resume, or name another run.output")
+            if report.is_file() and has_model:
+                return _There(report=json.loads(report.read_text(encoding="utf-8")))
+            # Of a run that somebody has thrown away.
+            report.unlink(missing_ok=True)
+            return _There(checkpoint=found)
+        except Timeout:
+            return _There(FileExistsError(f"another run is at work in {self.output}; name another run.output"))
+        except (OSError, ValueError) as error:
+            return _There(error)
 
     def _fit(self, found: Path | None, resume: bool) -> None:
         checkpoint = None if found is None else read_checkpoint(found, self._processes)
         first = 0 if checkpoint is None else self.state.restore_shared(checkpoint)
-        if resume and self._processes.is_first:
-            _put_back_model(self.output)
         log = RunLog(
             self.output, self.recipe.run.tensorboard, silent=not self._processes.is_first,
             go_on_at=None if checkpoint is None else self.state.step,
@@ -264,6 +279,7 @@ class Trainer:
         figures = self.state.best["figures"]
         measured = ", ".join(f"{name} {figures[name]:.3f}" for name in ("fact_recall", "exact") if name in figures)
         return (
+            f"{'The run was finished before; nothing has been done. ' if self._was_finished else ''}"
             f"The model is in {folder}{f' (validation: {measured})' if measured else ''}. To use it:\n\n"
             "    from qrag_retriever import QRAGRetriever\n"
             f"    retriever = QRAGRetriever.from_texts(chunks, model={json.dumps(folder, ensure_ascii=False)})\n"
@@ -316,6 +332,7 @@ class Trainer:
             self._new_era()
         optimizer.zero_grad(set_to_none=True)
         figures: dict[str, float] = {}
+        sample_losses: list[tuple[str, float]] = []
         for part in range(stage.accumulate):
             last = part == stage.accumulate - 1
             module: Any = self._module
@@ -323,6 +340,7 @@ class Trainer:
                 loss: Any = self._loss(module, stage, done, figures)
                 with self._watch("backward"):
                     (loss / stage.accumulate).backward()
+            sample_losses += stage.sample_losses()
         with self._watch("optimizer"):
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             norm = torch.nn.utils.clip_grad_norm_(weights, self.recipe.optimizer.max_gradient_norm)
@@ -332,6 +350,8 @@ class Trainer:
                 group["lr"] = stage.learning_rate(done)
             optimizer.step()
             stage.after(done)
+            # All processes remember the same, so that any number of them draws alike.
+            self.mixture.note(self._processes.gathered(self.mixture.places_of(sample_losses)))
         figures["gradient_norm"] = float(norm)
         figures["updates_per_second"] = 1.0 / (time.perf_counter() - start)
         figures["learning_rate"] = stage.learning_rate(done)
@@ -435,13 +455,14 @@ class Trainer:
         QRAGModel(config, lambda: (state, action), device="cpu").save_pretrained(self.output / MODEL_FOLDER)
 
     def _write_report(self) -> None:
+        skipped = Counter(self._processes.gathered(list(self.mixture.skipped.elements())))
         if self._processes.is_first:
             report = {
                 **self.state.spent(),
                 "recipe": self.recipe.model_dump(),
                 "best": self.state.best if self.state.best["step"] >= 0 else None,
                 "validation": self.state.history,
-                "skipped_samples": dict(self.mixture.skipped),
+                "skipped_samples": dict(skipped),
             }
             write_whole_file(self.output / REPORT_FILE, json.dumps(report, indent=2) + "\n")
 

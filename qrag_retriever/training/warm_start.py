@@ -68,8 +68,8 @@ def sample_picks(
         mistakes: Chunks without facts that score well, the likely mistakes.
         settings: Shares of complete states and of states with wrong picks.
         random: The state's own stream.
-        likely_facts: The facts, those first that are found first by the Q-values as they are. Evidence that can only be
-            told once other evidence is known then is what is missing, as it will be in a search.
+        likely_facts: The facts, those first that the first state rates highest. Evidence that can only be told once
+            other evidence is known is then what is missing, as it will be in a search.
     """
     facts = list(sample.supporting or ())
     # Where there are no facts, the first state is complete already.
@@ -90,7 +90,7 @@ def sample_picks(
     return tuple(int(chunk) for chunk in random.permutation([*found, *wrong]))
 
 
-def listwise_loss(
+def listwise_losses(
     q_values: torch.Tensor, available: torch.Tensor, right: torch.Tensor, temperature: torch.Tensor
 ) -> torch.Tensor:
     """Cross-entropy of picking any right chunk: logsumexp of all available minus logsumexp of the right ones.
@@ -102,14 +102,26 @@ def listwise_loss(
         temperature: Scalar; divides the Q-values.
 
     Returns:
-        The mean over all states; one without a right chunk adds 0 (dividing by all keeps the mean over processes the
-        mean over everything).
+        One loss for each state that has a right chunk, in their order.
     """
     counted = right.any(1)
     logits = q_values[counted] / temperature
     every = logits.masked_fill(~available[counted], -torch.inf).logsumexp(1)
     rights = logits.masked_fill(~right[counted], -torch.inf).logsumexp(1)
-    return (every - rights).sum() / len(q_values)
+    return every - rights
+
+
+def loss_of_samples(sample_ids: Sequence[str], losses: torch.Tensor) -> list[tuple[str, float]]:
+    """Return the mean loss of each sample's states.
+
+    Args:
+        sample_ids: Of each state.
+        losses: Of each state.
+    """
+    found: dict[str, list[float]] = {}
+    for sample_id, loss in zip(sample_ids, losses.detach().tolist(), strict=True):
+        found.setdefault(sample_id, []).append(loss)
+    return [(sample_id, sum(own) / len(own)) for sample_id, own in found.items()]
 
 
 def value_loss(
@@ -118,8 +130,9 @@ def value_loss(
     """Squared error of twice each head to the closed-form return; right chunks and the others weigh the same.
 
     Without the balance, hundreds of chunks that are noise would drown the few that matter. Of the others only values
-    that are too high count: a detour of one pick costs a tenth of the return, so fitting them from below would hold the
-    Q-values of all noise just under those of the facts, against the cross-entropy, for chunks that are never picked.
+    that are too high count: a detour of one pick costs but a part of the return (a quarter with one fact, an eighth
+    with three), so fitting them from below would hold the Q-values of all noise just under those of the facts, against
+    the cross-entropy, for chunks that are never picked.
 
     Args:
         head_values: Shape (B, N, 2).
@@ -140,6 +153,9 @@ def value_loss(
 
 class WarmStart:
     """Makes the loss of one warm-start update.
+
+    Attributes:
+        sample_losses: Id and mean cross-entropy of each sample of the last update that had something missing.
 
     Source: Q-RAG (arXiv 2511.07328) trains by PQN alone; imitation before and beside it follows DQfD
     (arXiv 1704.03732).
@@ -164,6 +180,7 @@ class WarmStart:
         self._pair, self._cache, self._reward, self._draw = pair, cache, reward, draw
         self._settings, self._gamma, self._twin_heads = settings, gamma, twin_heads
         self._log_temperature = log_temperature
+        self.sample_losses: list[tuple[str, float]] = []
 
     def loss(self, streams: Sequence[np.random.Generator]) -> tuple[torch.Tensor, dict[str, float]]:
         """Draw samples and states with the given streams (one for each sample) and return loss and figures."""
@@ -207,7 +224,10 @@ class WarmStart:
         available, rights = (torch.from_numpy(mask).to(device) for mask in (candidates.available, right))
         labels = torch.tensor([[state.right_return, state.other_return] for state in states], device=device)
         q_values = head_values.sum(-1)
-        imitation = listwise_loss(q_values, available, rights, self._log_temperature.exp())
+        losses = listwise_losses(q_values, available, rights, self._log_temperature.exp())
+        self.sample_losses = loss_of_samples([one.sample.id for one in states if one.missing], losses)
+        # By all states, so that the mean over processes is the mean over everything.
+        imitation = losses.sum() / len(states)
         values = value_loss(head_values, available, rights, labels, self._twin_heads)
         self._cache.store(fresh_rows, fresh)
         best = q_values.detach().masked_fill(~available, -torch.inf).argmax(1, keepdim=True)

@@ -32,7 +32,7 @@ def babi(chosen: Any) -> tuple[dict[str, Any], Any]:
         "model": MODEL,
         "data": [{"source": "babilong-qa1", "options": {"num_chunks": LENGTHS["1k"]}, "withhold_supporting": True}],
         "warm_start": {"num_updates": 0},
-        "pqn": {**PQN, "num_updates": chosen.updates or 200, "num_envs": 48, "num_steps": 2, "learning_rate": 2e-4},
+        "pqn": {**PQN, "num_updates": chosen.updates or 300, "num_envs": 48, "num_steps": 2, "learning_rate": 2e-4},
     }
     return settings, (lambda: LLMAnswerReward(BabiReader()), lambda measured: measured.figures(episodes)["fact_recall"])
 
@@ -74,8 +74,7 @@ def main() -> None:
         run = {"seed": seed, "evaluate_updates": 25, "tensorboard": False, "output": str(output)}
         trainer = Trainer(parse_recipe({**settings, "run": run}), chosen.data, reward=make_reward())
         untrained = measure(Measured(trainer.pair))
-        if not (output / "report.json").is_file():
-            trainer.fit(resume=output.exists())
+        trainer.fit(resume=True)
         trained = measure(Measured(str(output / MODEL_FOLDER)))
         history = json.loads((output / "report.json").read_text(encoding="utf-8"))["validation"]
         axes.plot([entry["step"] for entry in history], [entry["return"] for entry in history], marker=".")

@@ -22,7 +22,7 @@ from qrag_retriever.training.datasets import LENGTHS, BabiLong, BookNoise
 from qrag_retriever.training.evaluation import Picks, figures_of, greedy_picks
 from qrag_retriever.training.networks import TrainedPair
 from qrag_retriever.training.recipe import parse_recipe
-from qrag_retriever.training.trainer import MODEL_FOLDER, Trainer
+from qrag_retriever.training.trainer import MODEL_FOLDER, REPORT_FILE, Trainer
 
 RECIPES = Path(__file__).parents[1]
 STEP_LIMITS = {1: 2, 2: 4, 3: 6, 4: 2, 5: 3}
@@ -41,12 +41,15 @@ def options(description: str | None, **defaults: Any) -> argparse.Namespace:
 
 
 def run(settings: Mapping[str, Any], data: Path, output: Path, recipe_folder: Path = Path()) -> dict[str, Any]:
-    """Carry out a recipe, unless its report is there already; go on with it where it was interrupted."""
-    report = output / "report.json"
-    if not report.is_file():
-        recipe = parse_recipe({**settings, "run": {**settings.get("run", {}), "output": str(output)}})
-        Trainer(recipe, data, recipe_folder).fit(resume=output.exists())
-    return {**json.loads(report.read_text(encoding="utf-8")), "model": str(output / MODEL_FOLDER)}
+    """Carry out a recipe, unless that is done already; go on with it where it was interrupted.
+
+    Raises:
+        CheckpointError: If what is in the folder is of a recipe with other settings.
+    """
+    recipe = parse_recipe({**settings, "run": {**settings.get("run", {}), "output": str(output)}})
+    Trainer(recipe, data, recipe_folder).fit(resume=True)
+    report = json.loads((output / REPORT_FILE).read_text(encoding="utf-8"))
+    return {**report, "model": str(output / MODEL_FOLDER)}
 
 
 def log_of(output: Path, stage: str) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """Does PQN earn its place? From a warm start that has stopped improving, does it still raise exact retrieval?
 
 The warm start of a recipe runs until validation has not improved for 100 updates; then PQN. Both models are measured on
-the same test questions; differences are paired, with 95% bootstrap intervals over questions and seeds.
+the same test questions; differences are paired, with 95% bootstrap intervals over questions and seeds. No imitation is
+kept on during PQN, so that what is gained is gained by reinforcement.
 
     python training/experiments/rl_gain.py --data DATA --output runs/rl-gain --task 3
 """
@@ -30,7 +31,8 @@ def main() -> None:
         )  # fmt: skip
         after = run(
             {**settings, "model": {**settings["model"], "encoder": warm["model"]}, "run": common,
-             "warm_start": {**settings["warm_start"], "num_updates": 0}},
+             "warm_start": {**settings["warm_start"], "num_updates": 0},
+             "pqn": {**settings["pqn"], "imitation_weight": 0.0}},
             chosen.data, chosen.output / f"pqn-{seed}",
         )  # fmt: skip
         models = [Measured(report["model"]) for report in (warm, after)]

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from qrag_retriever.benchmarks.suite.methods import Found, SingleStepDense, top
-from qrag_retriever.errors import RewardError
 from qrag_retriever.training.data import Sample
-from qrag_retriever.training.rewards.asking import ask_method, text_of
+from qrag_retriever.training.rewards.asking import ask_method, ask_once_more
 
 PROMPT = """\
 You look for passages that together answer a question. Write the next search query: one line, no explanation.
@@ -62,7 +61,7 @@ class LLMAgent:
         """Pick chunk after chunk.
 
         Raises:
-            RewardError: If the model answers without text.
+            RewardError: If the model fails, or answers without text.
         """
         matrix = self._dense.matrix(sample)
         start = time.perf_counter()
@@ -78,8 +77,5 @@ class LLMAgent:
 
     def _next_query(self, sample: Sample, picked: Sequence[int]) -> str:
         passages = "\n".join(f"- {' '.join(sample.chunks[i].split())}" for i in picked)
-        response = self._ask(PROMPT.format(question=sample.question, passages=passages))
-        text = text_of(response)
-        if text is None:
-            raise RewardError(f"the language model answered without text: {response!r}")
-        return text.strip() or sample.question
+        answer = ask_once_more(self._ask, PROMPT.format(question=sample.question, passages=passages))
+        return answer.strip() or sample.question

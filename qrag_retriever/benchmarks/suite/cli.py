@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
-import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +11,14 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from qrag_retriever._extras import require_extra
 from qrag_retriever._files import write_whole_file
 from qrag_retriever.benchmarks.suite.figures import Outcomes, difference, num_picks, row_of, scores_of
 from qrag_retriever.benchmarks.suite.methods import Baselines, Method, MultiStep, model_label, names_of
 from qrag_retriever.benchmarks.suite.questions import BENCHMARKS, NATIVE, QuestionSet, open_questions
 from qrag_retriever.benchmarks.suite.reading import Reader
 from qrag_retriever.benchmarks.suite.report import (
+    PLOT_SUFFIXES,
     Row,
     differences_table,
     growth,
@@ -27,8 +27,10 @@ from qrag_retriever.benchmarks.suite.report import (
     results_table,
     versions,
 )
+from qrag_retriever.devices import peak_memory_mb
 from qrag_retriever.errors import DataError, ModelFolderError, RewardError
 from qrag_retriever.model import QRAGModel
+from qrag_retriever.training.rewards.asking import make_llm
 
 _EXAMPLES = """examples:
   qrag-bench babilong-qa2 babilong-qa3 --data DATA --lengths 4k,128k --baseline all
@@ -43,23 +45,33 @@ OURS = "qrag"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 something is wrong, 2 usage."""
     options = _parser().parse_args(arguments)
+    rows: list[Row] = []
+    differences: list[Row] = []
+    code = 0
     try:
-        rows, differences = run(options)
+        run(options, rows, differences)
     except (DataError, ModelFolderError, RewardError, OSError, ImportError, TypeError, ValueError) as error:
         sys.stderr.write(f"qrag-bench: {error}\n")
-        return 1
+        code = 1
     except KeyboardInterrupt:
-        return 130
-    sys.stdout.write(f"{results_table(rows)}\n")
+        code = 130
+    # What was measured before something went wrong is not thrown away.
+    if rows:
+        sys.stdout.write(f"{results_table(rows)}\n")
     if differences:
         sys.stdout.write(f"\n{differences_table(differences)}\n")
     if fitted := growth(rows):
         sys.stdout.write(f"\n{growth_table(fitted)}\n")
-    return 0
+    return code
 
 
-def run(options: argparse.Namespace) -> tuple[list[Row], list[Row]]:
+def run(options: argparse.Namespace, rows: list[Row], differences: list[Row]) -> None:
     """Measure everything that was asked for; files are written anew after every set of questions.
+
+    Args:
+        options: Of the command line.
+        rows: Figures are added here.
+        differences: Paired differences between our method and the others are added here.
 
     Raises:
         ValueError: If a name is not known, or nothing has the lengths asked for.
@@ -68,6 +80,7 @@ def run(options: argparse.Namespace) -> tuple[list[Row], list[Row]]:
         ImportError: If a package is missing.
     """
     wanted = _wanted(options)
+    _check_outputs(options)
     llm = _language_model(options.llm)
     reader = Reader(_language_model(options.reader)) if options.reader else None
     model = QRAGModel.from_pretrained(options.model, device=options.device, dtype=options.dtype)
@@ -75,19 +88,22 @@ def run(options: argparse.Namespace) -> tuple[list[Row], list[Row]]:
     baselines = Baselines(model, label, llm, options.device)
     methods: list[Method] = [MultiStep(OURS, model, label, options.beam_width)]
     methods += [baselines.make(name) for name in names_of(options.baseline)]
-    rows: list[Row] = []
-    differences: list[Row] = []
     for name, length in wanted:
         questions = open_questions(name, length, options.data, options.samples, options.seed)
         found, compared = measure(questions, methods, reader)
         rows += found
         differences += compared
         if options.json:
-            content = {"rows": rows, "differences": differences, "growth": growth(rows), "versions": versions()}
+            about = {
+                "model": str(options.model or label), "fingerprint": model.fingerprint(),
+                "beam_width": options.beam_width, "device": str(model.device), "dtype": options.dtype or "float32",
+            }  # fmt: skip
+            content = {
+                "rows": rows, "differences": differences, "growth": growth(rows), "qrag": about, "versions": versions(),
+            }  # fmt: skip
             write_whole_file(Path(options.json), json.dumps(content, indent=2) + "\n")
-    if options.plot:
-        plot(rows, Path(options.plot))
-    return rows, differences
+        if options.plot:
+            plot(rows, Path(options.plot))
 
 
 def measure(
@@ -100,10 +116,11 @@ def measure(
     """
     outcomes = [Outcomes() for _ in methods]
     embedded = [method.embed_seconds for method in methods]
-    num_chunks = 0
+    num_chunks = num_longer = 0
     shown = tqdm(questions, desc=f"{questions.benchmark} {questions.length}", leave=False, disable=None)
     for sample in shown:
         num_chunks += len(sample.chunks)
+        num_longer += questions.is_longer(sample)
         k = num_picks(sample, questions.step_limit)
         for method, outcome in zip(methods, outcomes, strict=True):
             found = method.find(sample, k)
@@ -122,11 +139,12 @@ def measure(
             "seed": questions.seed,
             "step_limit": questions.step_limit,
             "chunks": num_chunks / len(questions),
-            "longer_documents": questions.num_longer,
+            "longer_documents": num_longer,
             **row_of(outcome),
+            # Of texts that no earlier question of the run had.
             "embed_seconds": method.embed_seconds - before,
-            # Of the whole process, and all methods so far: kilobytes on Linux.
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            # Of the whole process so far, all methods together.
+            "process_peak_mb": peak_memory_mb(),
         }
         for method, outcome, before in zip(methods, outcomes, embedded, strict=True)
     ]
@@ -153,7 +171,10 @@ def _wanted(options: argparse.Namespace) -> list[tuple[str, str]]:
         if name not in BENCHMARKS:
             raise ValueError(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
         own = BENCHMARKS[name].lengths
-        wanted += [(name, length) for length in own if own == (NATIVE,) or length in lengths]
+        chosen = [(name, length) for length in own if own == (NATIVE,) or length in lengths]
+        if not chosen:
+            sys.stderr.write(f"qrag-bench: {name} is left out: it has {', '.join(own)}\n")
+        wanted += chosen
     if not wanted:
         raise ValueError(f"none of {', '.join(names)} has a length of {options.lengths}")
     return wanted
@@ -163,7 +184,7 @@ def _language_model(name: str | None) -> Any:
     """Return the language model that an option names, None for None.
 
     Raises:
-        ValueError: If it is not named as ``package.module:callable``, or cannot be imported.
+        ValueError: If it cannot be made.
     """
     if name is None:
         return None
@@ -171,13 +192,18 @@ def _language_model(name: str | None) -> Any:
         from qrag_retriever.benchmarks.suite.agent import StandInLLM
 
         return StandInLLM(float(name.removeprefix(_STAND_IN)))
-    module, _, attribute = name.partition(":")
-    if not attribute:
-        raise ValueError(f"expected a language model as package.module:callable, got {name!r}")
-    try:
-        return getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"the language model {name!r} cannot be imported: {error}") from error
+    return make_llm(name)
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Find out before measuring whether what is measured can be written."""
+    for name in filter(None, (options.json, options.plot)):
+        if not Path(name).absolute().parent.is_dir():
+            raise ValueError(f"there is no folder {Path(name).parent} to write {Path(name).name} to")
+    if options.plot:
+        require_extra("matplotlib", "bench")
+        if Path(options.plot).suffix not in PLOT_SUFFIXES:
+            raise ValueError(f"a plot ends in {', '.join(PLOT_SUFFIXES)}, got {options.plot}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -192,7 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, required=True, metavar="DIR", help="folder of the public data sets")
     add("--model", metavar="M", help="model folder or hub id; the default model if not given")
     add("--lengths", default="4k", help="of documents, in tokens: 1k,4k,32k,128k,1M,10M (default: 4k)")
-    add("--samples", type=int, metavar="N", help="most questions of each; default: 500 to 128k, 200 at 1M, 100 at 10M")
+    add("--samples", type=int, metavar="N", help="most questions of each; default 500, fewer from 128k on")
     add("--seed", type=int, default=0, metavar="S", help="decides which questions, and where noise is put")
     add(
         "--baseline", nargs="+", default=["none"], metavar="B", choices=[*Baselines.NAMES, "all", "none"],

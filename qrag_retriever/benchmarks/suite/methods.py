@@ -293,7 +293,11 @@ class Baselines:
 
 def model_label(name: str | Path | None) -> str:
     """Return how a model is called in tables."""
-    return "default" if name is None else Path(name).name or str(name)
+    if name is None:
+        return "default"
+    # Every run leaves its model in a folder of the same name.
+    parts = Path(name).parts
+    return "/".join(parts[-2:]) if parts[-1:] == ("model",) else parts[-1]
 
 
 def names_of(chosen: Sequence[str]) -> list[str]:

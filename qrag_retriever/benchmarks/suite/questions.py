@@ -14,7 +14,7 @@ from qrag_retriever.benchmarks.suite import stress
 from qrag_retriever.checks import check_at_least_one
 from qrag_retriever.training.data import Sample, SampleSource
 from qrag_retriever.training.data_checks import nearest
-from qrag_retriever.training.datasets import LENGTHS, SOURCES, BabiLong, BookNoise, DatasetSource, open_source
+from qrag_retriever.training.datasets import LENGTHS, SOURCES, BabiLong, DatasetSource, open_source
 
 # Name of a length -> tokens, counted by MiniLM's tokenizer.
 TOKENS = {"1k": 1_024, "4k": 4_096, "32k": 32_768, "128k": 131_072, "1M": 1_048_576}
@@ -22,8 +22,6 @@ TOKENS = {"1k": 1_024, "4k": 4_096, "32k": 32_768, "128k": 131_072, "1M": 1_048_
 _MOST_QUESTIONS = {"1M": 200, "10M": 100}
 _NEEDLE_MOST_QUESTIONS = {"128k": 100, "1M": 20}
 _USUAL_QUESTIONS = 500
-# The window of noise that all questions of a length share, embedded once.
-_NOISE_SENTENCES = 20_000
 NATIVE = "-"
 
 
@@ -56,10 +54,9 @@ class QuestionSet:
         for number in self.numbers:
             yield self.source.sample(number, np.random.default_rng([self.seed, number]))
 
-    @property
-    def num_longer(self) -> int:
-        """How many questions have a longer document than the length says."""
-        return int(getattr(self.source, "num_longer", 0))
+    def is_longer(self, sample: Sample) -> bool:
+        """Tell whether a sample's document is longer than the length says: a long story is kept whole."""
+        return self.length != NATIVE and len(sample.chunks) > getattr(self.source, "num_chunks", len(sample.chunks))
 
 
 @dataclass(frozen=True)
@@ -79,16 +76,10 @@ class Benchmark:
     most_questions: dict[str, int]
 
 
-@cache
-def _books(folder: Path, num_sentences: int) -> BookNoise:
-    """Share test noise between tasks: the same sentences are embedded once."""
-    return BookNoise(folder, "test", window=max(_NOISE_SENTENCES, num_sentences))
-
-
 def _babilong(task: int) -> Callable[[Path, str, int], DatasetSource]:
     def open_at(folder: Path, length: str, seed: int) -> DatasetSource:
         num_chunks = LENGTHS[length]
-        return BabiLong(folder, task, "test", num_chunks=num_chunks, noise=_books(folder, num_chunks))
+        return BabiLong(folder, task, "test", num_chunks=num_chunks, noise=stress.books(folder, num_chunks))
 
     return open_at
 

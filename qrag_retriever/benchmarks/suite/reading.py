@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from qrag_retriever.errors import RewardError
 from qrag_retriever.training.data import Sample
 from qrag_retriever.training.rewards.answer_text import answer_score, exact_match, f1
-from qrag_retriever.training.rewards.asking import ask_method, text_of
+from qrag_retriever.training.rewards.asking import ask_method, ask_once_more
 from qrag_retriever.training.rewards.llm import DEFAULT_PROMPT
 
 
@@ -22,16 +21,13 @@ class Reader:
         """Return exact match and F1 of the answer, by SQuAD's normalisation; nothing where no answer is known.
 
         Raises:
-            RewardError: If the model answers without text.
+            RewardError: If the model fails, or answers without text.
         """
         if not sample.answers:
             return {}
         shown = sorted(chunk_ids) if sample.mode == "document" else chunk_ids
         prompt = DEFAULT_PROMPT.format(passages="\n".join(sample.chunks[i] for i in shown), question=sample.question)
-        response = self._ask(prompt)
-        answer = text_of(response)
-        if answer is None:
-            raise RewardError(f"the reader answered without text: {response!r}")
+        answer = ask_once_more(self._ask, prompt)
         return {
             "answer_em": answer_score(answer, sample.answers, exact_match),
             "answer_f1": answer_score(answer, sample.answers, f1),

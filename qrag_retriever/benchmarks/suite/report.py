@@ -14,6 +14,7 @@ from qrag_retriever._extras import require_extra
 from qrag_retriever.benchmarks.timing import table
 
 Row = dict[str, Any]
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 _PACKAGES = (
     "qrag-retriever", "torch", "sentence-transformers", "transformers", "faiss-cpu", "numpy", "langchain-core",
     "llama-index-core", "bm25s",
@@ -32,7 +33,7 @@ _COLUMNS = {
     "answer_em": "answer EM",
     "answer_f1": "answer F1",
     "llm_calls": "LLM calls",
-    "seconds_per_query": "ms/query",
+    "seconds_per_query": "median ms/query",
 }
 
 

@@ -23,6 +23,7 @@ _MOVE = re.compile(r"(\w+) (?:went|moved|journeyed|travelled)(?: back)? to the (
 _ORDINALS = ("first", "second", "third", "fourth")
 _QUARTERS = ("first", "second", "third", "last")
 _RUN = 50
+_NOISE_SENTENCES = 20_000
 Move = tuple[str, int]  # a room, and the place of the chunk that says so
 Asked = tuple[str, str, tuple[int, ...]]  # question, answer, evidence
 
@@ -186,12 +187,13 @@ def _noise_of(domain: str, folder: Path) -> TextNoise:
 
 
 @cache
-def _books(folder: Path, num_sentences: int) -> BookNoise:
-    return BookNoise(folder, "test", window=max(20_000, num_sentences))
+def books(folder: Path, num_sentences: int) -> BookNoise:
+    """Share test noise between tasks and questions: the same sentences are embedded once."""
+    return BookNoise(folder, "test", window=max(_NOISE_SENTENCES, num_sentences))
 
 
 def _temporal(kind: str, folder: Path, length: str, seed: int) -> DatasetSource:
-    return TemporalQuestions(folder, kind, LENGTHS[length], _books(folder, LENGTHS[length]))
+    return TemporalQuestions(folder, kind, LENGTHS[length], books(folder, LENGTHS[length]))
 
 
 def _other_noise(task: int, domain: str, folder: Path, length: str, seed: int) -> DatasetSource:

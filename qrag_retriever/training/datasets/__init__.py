@@ -27,6 +27,7 @@ from qrag_retriever.training.datasets.wiki_made import TwoWikiMade
 __all__ = [
     "LENGTHS",
     "SOURCES",
+    "TRAINING_ONLY",
     "BabiLong",
     "BookNoise",
     "DatasetSource",
@@ -40,6 +41,9 @@ __all__ = [
     "WikiQuestions",
     "open_source",
 ]
+
+# Sources that make up questions for training, without a validation of their own.
+TRAINING_ONLY = ("2wiki-made",)
 
 
 class DatasetSource(SampleSource, Protocol):

@@ -96,15 +96,16 @@ _COMPARED = {
         "Are both places, {0} and {1}, located in the same country?",
     ),
 }
-# Role in a question -> the words of a paragraph that come before the name.
+# Role in a question -> what the paragraph is about, and its words before the name.
 _ROLES = {
-    "director of film": re.compile(r"directed by "),
-    "performer of song": re.compile(r"(?:song|single|track)\b[^.]{0,60}?\bby "),
-    "composer of film": re.compile(r"(?:composed|music|scored) by "),
+    "director of film": ("film", re.compile(r"directed by ")),
+    "performer of song": ("song", re.compile(r"(?:song|single|track)\b[^.]{0,60}?\bby ")),
+    "composer of film": ("film", re.compile(r"(?:composed|music|scored) by ")),
 }
 _KINDS = {
     "person": re.compile(r"\( ?(?:born|\d{1,2} \w+ \d{4}|\w+ \d{1,2}, \d{4})"),
     "film": re.compile(r"\bis an? [^.]{0,80}\bfilm\b(?! director| actor| producer)"),
+    "song": re.compile(r"\bis an? [^.]{0,60}\b(?:song|single|track)\b"),
     "place": re.compile(r"\bis an? [^.]{0,60}\b(?:village|town|river|municipality|mountain|island|lake|stream)\b"),
 }
 _KIND_SHARES = {"role": 0.45, "two works": 0.25, "compared": 0.3}
@@ -135,7 +136,13 @@ class TwoWikiMade:
     default_step_limit = _STEP_LIMIT
 
     def __init__(
-        self, folder: str | Path, split: Split = "train", *, num_chunks: int = 40, num_questions: int = 20_000
+        self,
+        folder: str | Path,
+        split: Split = "train",
+        *,
+        num_chunks: int = 40,
+        num_questions: int = 20_000,
+        validation_share: float = 0.1,
     ) -> None:
         """Find what links the paragraphs.
 
@@ -144,6 +151,7 @@ class TwoWikiMade:
             split: "train".
             num_chunks: Paragraphs of a sample.
             num_questions: The length of the source, which has no end by nature.
+            validation_share: That of the source "2wiki", whose validation this keeps away from.
 
         Raises:
             DataError: If a file is missing, a line of it is not as the format has it, or nothing is linked.
@@ -154,13 +162,13 @@ class TwoWikiMade:
             raise ValueError(f"num_chunks must be at least {_STEP_LIMIT}, the evidence of a question; got {num_chunks}")
         self.split: Split = split
         self.num_chunks, self._num_questions = num_chunks, num_questions
-        self._texts, self._beside = _paragraphs(folder)
+        self._texts, self._beside = _paragraphs(folder, validation_share)
         self._pool = tuple(sorted(self._texts.values()))
         if num_chunks > len(self._pool):
             raise ValueError(f"{self.name}: {num_chunks} paragraphs asked for, but there are {len(self._pool)}")
         self._links = _links(self._texts)
         self._films = [link for link in self._links if link.role == "director of film"]
-        self._titles = {kind: _titles_of(kind, self._texts) for kind in _KINDS}
+        self._titles = {kind: _titles_of(kind, self._texts) for kind in _COMPARED}
         if len(self._films) < 2 or any(len(titles) < 2 for titles in self._titles.values()):
             raise DataError(f"{folder}: the paragraphs in 2wiki/ have too few links to make up questions from")
 
@@ -200,15 +208,15 @@ def _one_of(options: Sequence[str], random: np.random.Generator) -> str:
     return options[int(random.integers(len(options)))]
 
 
-def _paragraphs(folder: str | Path) -> tuple[dict[str, str], dict[str, set[str]]]:
+def _paragraphs(folder: str | Path, validation_share: float) -> tuple[dict[str, str], dict[str, set[str]]]:
     """Return the text of each title of the training cut, and the titles that stood beside it."""
     forbidden: set[str] = set()
     titles_of: dict[str, str] = {}
     for record in read_wiki(wiki_file(folder, "2wiki/2wiki_train")):
         titles_of.update({text: title for title, text in record.paragraphs})
-    for sample in WikiQuestions("2wiki", folder, "validation").samples:
+    for sample in WikiQuestions("2wiki", folder, "validation", validation_share=validation_share).samples:
         forbidden |= {titles_of[sample.chunks[i]] for i in sample.supporting or ()}
-    source = WikiQuestions("2wiki", folder, "train")
+    source = WikiQuestions("2wiki", folder, "train", validation_share=validation_share)
     forbidden |= source.test_titles
     texts: dict[str, str] = {}
     beside: dict[str, set[str]] = defaultdict(set)
@@ -227,10 +235,13 @@ def _links(texts: dict[str, str]) -> list[_Link]:
         titles[_plain(title)].append(title)
     found = []
     for work, text in texts.items():
-        for role, before in _ROLES.items():
+        for role, (kind, before) in _ROLES.items():
+            if not _is(kind, text):
+                continue
             for match in before.finditer(text):
                 person = _named(text[match.end() :], titles)
-                if person is not None and person != work:
+                # Not every article on a person has a date of birth, but what is another thing is no person.
+                if person is not None and not any(_is(thing, texts[person]) for thing in ("film", "song", "place")):
                     found.append(_Link(role, work, person))
                     break
     return found
@@ -254,5 +265,9 @@ def _plain(title: str) -> str:
     return re.sub(r" \([^)]*\)$", "", title)
 
 
+def _is(kind: str, text: str) -> bool:
+    return _KINDS[kind].search(text[:_OPENING]) is not None
+
+
 def _titles_of(kind: str, texts: dict[str, str]) -> list[str]:
-    return sorted(title for title, text in texts.items() if _KINDS[kind].search(text[:_OPENING]))
+    return sorted(title for title, text in texts.items() if _is(kind, text))

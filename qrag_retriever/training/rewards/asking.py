@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
+
+from qrag_retriever.errors import RewardError
 
 Ask = Callable[[str], Any]
 
@@ -49,6 +55,42 @@ def ask_many(llm: Any, prompts: Sequence[str]) -> list[Any]:
         return [attempt(ask, prompts[0])]
     with ThreadPoolExecutor(len(prompts)) as threads:
         return list(threads.map(partial(attempt, ask), prompts))
+
+
+def ask_once_more(ask: Ask, prompt: str, max_retries: int = 2, wait_seconds: float = 1.0) -> str:
+    """Return the text of a model's answer; asked again where it fails.
+
+    Raises:
+        RewardError: If it fails every time, or answers without text.
+    """
+    for attempts_left in range(max_retries, -1, -1):
+        response = attempt(ask, prompt)
+        text = text_of(response)
+        if text is not None:
+            return text
+        if attempts_left:
+            time.sleep(wait_seconds)
+    what = f"failed: {response!r}" if isinstance(response, Exception) else f"answered without text: {response!r}"
+    raise RewardError(f"the language model {what}") from (response if isinstance(response, Exception) else None)
+
+
+def make_llm(name: str) -> Any:
+    """Make the language model that is named as ``package.module:callable``; modules beside the user are found too.
+
+    Raises:
+        ValueError: If the name is of another form, or cannot be imported.
+    """
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"expected 'package.module:callable', a callable that returns a chat model; got {name!r}")
+    if os.getcwd() not in sys.path:
+        # A script that an installation made has its own folder there, and not the one that it is started in.
+        sys.path.append(os.getcwd())
+    try:
+        make = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"the language model {name!r} cannot be imported: {error}") from error
+    return make()
 
 
 def text_of(response: Any) -> str | None:
