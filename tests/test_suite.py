@@ -385,7 +385,7 @@ def test_a_language_model_of_the_users_own_reads_and_searches(
         (["hotpotqa", "--reader", "suite_llms:absent"], "the language model 'suite_llms:absent' cannot be imported"),
         (
             ["hotpotqa", "--reader", "suite_llms"],
-            "expected 'package.module:callable', a callable that returns a chat model; got 'suite_llms'",
+            "a callable that returns a chat model; got 'suite_llms'",
         ),
         (["hotpotqa", "--model", "{data}/books"], "is not a model folder"),
         (["hotpotqa", "--reader", "suite_llms:broken"], "llm must be a LangChain chat model"),

@@ -25,7 +25,7 @@ RANK = int(os.environ.get("RANK", "0"))
 COMPARED = {
     "run.refresh_updates": 1, "pqn.imitation_weight": 0.0, "optimizer.eps": 1e-3,
     "warm_start.start_temperature": 1.0,
-    "warm_start.samples_per_update": 4, "pqn.num_envs": 4, "pqn.num_steps": 4, "pqn.accumulate": 2,
+    "run.hardest_of": 3, "warm_start.samples_per_update": 4, "pqn.num_envs": 4, "pqn.num_steps": 4, "pqn.accumulate": 2,
 }  # fmt: skip
 # Out of patience at once, which both processes must notice.
 WHOLE = {
@@ -91,9 +91,10 @@ def all_of_it(folder: Path, encoder: Path) -> None:
     def note(event: str, arguments: tuple[Any, ...]) -> None:
         writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
         if writes or event in ("os.mkdir", "os.rename"):
-            path = Path(os.fsdecode(arguments[0]) if isinstance(arguments[0], (str, bytes, Path)) else "")
-            if path.is_relative_to(folder):
-                touched.add(path.relative_to(folder).as_posix())
+            for name in arguments[:2] if event == "os.rename" else arguments[:1]:
+                path = Path(os.fsdecode(name) if isinstance(name, (str, bytes, Path)) else "")
+                if path.is_relative_to(folder):
+                    touched.add(path.relative_to(folder).as_posix())
 
     sys.addaudithook(note)
     for stage in (0, 1):
