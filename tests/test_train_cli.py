@@ -153,7 +153,7 @@ def test_a_dry_run_does_not_mind_a_run_that_is_there(recipe: Path, tmp_path: Pat
         (["data.0.options.tokens=3"], "options of train.jsonl"),
         (["pqn.num_updates=0", "warm_start.num_updates=0"], "nothing to do"),
         (["reward.kind=answer_contained"], "a warm start imitates annotated facts"),
-        (["reward.kind=llm", "warm_start.num_updates=0"], "reward.llm must be 'package.module:callable'"),
+        (["reward.kind=llm", "warm_start.num_updates=0"], "reward.llm: expected 'package.module:callable'"),
         (["data.0.withhold_supporting=true"], "withhold_supporting keeps the facts from a reward that goes by them"),
         (["run.device=quantum"], "expected a torch device such as 'cpu'"),
         (["model.num_layers=7"], "expected num_layers from 1 to 2, got 7"),
