@@ -212,6 +212,8 @@ def test_a_run_that_is_there_is_not_overwritten_and_a_broken_checkpoint_is_named
     assert "run holds a run; go on with --resume, or name another run.output" in one_line(capsys)
     (checkpoint,) = (recipe.parent / "run" / "checkpoints").iterdir()
     assert checkpoint.name == f"{ALL_UPDATES:08d}"
+    # As if its last updates were still to come.
+    (recipe.parent / "run" / "report.json").unlink()
     (checkpoint / "process-0.safetensors").unlink()
     assert main([str(recipe), "--resume"]) == 1
     assert f"the checkpoint {checkpoint} is damaged" in one_line(capsys)

@@ -693,8 +693,8 @@ def changed(checkpoint: Path, name: str, change: Callable[[Any], Any]) -> None:
 
 
 def test_a_newer_format_says_what_to_do(checkpoint: Path, tmp_path: Path, tiny_encoder: Path) -> None:
-    changed(checkpoint, "shared", lambda content: content.update(format=2))
-    with pytest.raises(CheckpointError, match=r"format 2, this release reads 1; resume with the release that wrote it"):
+    changed(checkpoint, "shared", lambda content: content.update(format=3))
+    with pytest.raises(CheckpointError, match=r"format 3, this release reads 2; resume with the release that wrote it"):
         trainer_of(tmp_path, tiny_encoder).fit(resume=True)
 
 
