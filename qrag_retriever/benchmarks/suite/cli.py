@@ -191,7 +191,11 @@ def _language_model(name: str | None) -> Any:
     if name.startswith(_STAND_IN):
         from qrag_retriever.benchmarks.suite.agent import StandInLLM
 
-        return StandInLLM(float(name.removeprefix(_STAND_IN)))
+        try:
+            seconds = float(name.removeprefix(_STAND_IN))
+        except ValueError:
+            raise ValueError(f"expected stand-in:SECONDS, as in stand-in:0.5; got {name!r}") from None
+        return StandInLLM(seconds)
     return make_llm(name)
 
 

@@ -144,7 +144,8 @@ def open_questions(
         length: One of its lengths.
         folder: The data folder.
         num_samples: Most questions; None for what the length affords. The questions of a smaller number are among
-            those of a larger, and they are the same at every length.
+            those of a larger, and they are the same at every length (but for "stress-quarter", where the places of
+            the facts decide what can be asked).
         seed: Decides which questions, and where noise is put.
 
     Raises:

@@ -26,7 +26,7 @@ class Reader:
         if not sample.answers:
             return {}
         shown = sorted(chunk_ids) if sample.mode == "document" else chunk_ids
-        prompt = DEFAULT_PROMPT.format(passages="\n".join(sample.chunks[i] for i in shown), question=sample.question)
+        prompt = DEFAULT_PROMPT.format(passages="\n\n".join(sample.chunks[i] for i in shown), question=sample.question)
         answer = ask_once_more(self._ask, prompt)
         return {
             "answer_em": answer_score(answer, sample.answers, exact_match),
