@@ -176,6 +176,15 @@ def mean_f1(picks: Sequence[Picks], min_q: float) -> float:
     return float(np.mean(found))
 
 
+def mean_recall(picks: list[Picks], min_q: float) -> float:
+    """Share of questions whose facts are all picked before the first Q that is not above a stop value."""
+    found = []
+    for one in picks:
+        stop = next((i for i, q in enumerate(one.q_values) if q <= min_q), len(one.q_values))
+        found.append(set(one.sample.supporting or ()) <= set(one.chunk_ids[:stop]))
+    return float(np.mean(found))
+
+
 @st.composite
 def some_picks(draw: st.DrawFn) -> list[Picks]:
     found = []
@@ -191,11 +200,29 @@ class TestBestMinQ:
     @given(some_picks())
     @settings(max_examples=300, deadline=None)
     def test_no_other_value_is_better(self, picks: list[Picks]) -> None:
-        found = best_min_q(picks)
+        found = best_min_q(picks, most_lost=1.0)
         everything = sorted({q for one in picks for q in one.q_values})
         tried = [everything[0] - 0.5, *[q + 1 / 16 for q in everything]]
         best = max(mean_f1(picks, value) for value in tried)
         assert mean_f1(picks, found) == pytest.approx(best)
+
+    @given(some_picks(), st.sampled_from([0.0, 0.2, 0.5]))
+    @settings(max_examples=300, deadline=None)
+    def test_no_other_value_that_loses_as_little_is_better(self, picks: list[Picks], most_lost: float) -> None:
+        found = best_min_q(picks, most_lost)
+        everything = sorted({q for one in picks for q in one.q_values})
+        tried = [everything[0] - 0.5, *[q + 1 / 16 for q in everything]]
+        floor = mean_recall(picks, tried[0]) - most_lost - 1e-9
+        assert mean_recall(picks, found) >= floor
+        best = max(mean_f1(picks, value) for value in tried if mean_recall(picks, value) >= floor)
+        assert mean_f1(picks, found) == pytest.approx(best)
+
+    def test_evidence_is_not_given_up_for_shorter_lists(self) -> None:
+        """Stopping at 0.6 has the better F1, and loses the second fact of one question in three."""
+        short = [picks_of((0, 5, 6, 7), (0,), (0.9, 0.5, 0.5, 0.5)) for _ in range(2)]
+        picks = [*short, picks_of((1, 3), (1, 3), (0.9, 0.4))]
+        assert best_min_q(picks) < 0.4
+        assert best_min_q(picks, most_lost=0.34) > 0.5
 
     def test_the_highest_of_equally_good_values(self) -> None:
         """Fewer picks for the same F1: the second question finds nothing, however long it goes on."""
@@ -232,7 +259,7 @@ class TestBestMinQ:
             right = random.random(2)
             q_values = [0.6 + 0.4 * float(right.max()), 0.4 + 0.4 * float(right.min()), float(random.normal(0.2, 0.15))]
             picks.append(picks_of((0, 3, 5), q_values=q_values))
-        found = best_min_q(picks)
+        found = best_min_q(picks, most_lost=1.0)
         best = max(mean_f1(picks, value) for value in np.linspace(-0.5, 1, 60))
         assert mean_f1(picks, found) > best - 1e-3
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -126,13 +127,15 @@ class TestFixedEpisodes:
     def test_are_the_same_at_every_call(self) -> None:
         first, again, other = (fixed_episodes(self.tasks(), 15, seed) for seed in (1, 1, 2))
         assert first == again, "noise included"
-        assert [sample.id for sample, _ in first] != [sample.id for sample, _ in other]
+        assert [s.id for s, _ in chain(*first)] != [s.id for s, _ in chain(*other)]
 
     @pytest.mark.parametrize(
         ("wanted", "expected"), [(15, (5, 5, 5)), (17, (6, 6, 5)), (30, (10, 6, 10)), (1, (1, 0, 0))]
     )
     def test_come_from_all_tasks_in_equal_parts(self, wanted: int, expected: tuple[int, ...]) -> None:
-        episodes = fixed_episodes(self.tasks(), wanted, 1)
+        by_task = fixed_episodes(self.tasks(), wanted, 1)
+        assert tuple(map(len, by_task)) == expected
+        episodes = list(chain(*by_task))
         ids = [sample.id for sample, _ in episodes]
         assert len(set(ids)) == len(ids)
         counts = Counter(sample_id[0] for sample_id in ids)
@@ -141,13 +144,13 @@ class TestFixedEpisodes:
         assert {limit for sample, limit in episodes if sample.id[0] == "b"} <= {3}
 
     def test_a_question_s_document_does_not_depend_on_how_many_are_asked(self) -> None:
-        few, many = (dict((s.id, s) for s, _ in fixed_episodes(self.tasks(), n, 1)) for n in (9, 18))
+        few, many = (dict((s.id, s) for s, _ in chain(*fixed_episodes(self.tasks(), n, 1))) for n in (9, 18))
         assert few.keys() <= many.keys()
         assert all(many[name] == sample for name, sample in few.items())
         assert len({sample.chunks[-1] for sample in many.values()}) == len(many), "each has noise of its own"
 
     def test_are_spread_over_a_source(self) -> None:
-        numbers = [int(sample.id[2:]) for sample, _ in fixed_episodes([task(Numbered("a", 1000))], 100, 1)]
+        numbers = [int(sample.id[2:]) for sample, _ in chain(*fixed_episodes([task(Numbered("a", 1000))], 100, 1))]
         assert numbers == sorted(numbers)
         assert 400 < np.mean(numbers) < 600
 
@@ -202,8 +205,8 @@ def test_fixed_questions_leave_out_what_the_reward_cannot_judge() -> None:
 
     task = Task(HalfAnnotated(["Who?", "What?", "Where?", "When?"]), np.arange(4), step_limit=2)
     judged = fixed_episodes([task], 2, 0, SupportingFactsReward())
-    assert sorted(sample.id for sample, _ in judged) == ["line 1", "line 3"]
-    assert len(fixed_episodes([task], 4, 0)) == 4
+    assert sorted(sample.id for sample, _ in chain(*judged)) == ["line 1", "line 3"]
+    assert len(fixed_episodes([task], 4, 0)[0]) == 4
 
 
 class TestHardest:

@@ -183,12 +183,14 @@ def test_questions_of_ones_own_are_cut_into_training_and_validation(tmp_path: Pa
     assert len(training) + len(validation) == 60
     assert len(validation) > 0
     assert trainer.mixture.tasks[0].numbers.tolist() == training.tolist()
-    assert {sample.id for sample, _ in trainer.validation} == {f"train.jsonl:{number + 1}" for number in validation}
+    assert {sample.id for sample, _ in trainer.validation.episodes} == {
+        f"train.jsonl:{number + 1}" for number in validation
+    }
 
 
 def test_without_validation_the_last_model_is_kept(tmp_path: Path, tiny_encoder: Path) -> None:
     trainer = trainer_of(tmp_path, tiny_encoder, without_validation(tmp_path))
-    assert trainer.validation == []
+    assert len(trainer.validation) == 0
     model = trainer.fit()
     with torch.no_grad():
         np.testing.assert_allclose(model.encode_chunks(STORY), trainer.pair.embed_chunks(STORY), atol=1e-5)

@@ -154,27 +154,42 @@ def calibration(picks: Sequence[Picks], returns: Sequence[Sequence[float]]) -> d
     }
 
 
-def best_min_q(picks: Sequence[Picks]) -> float:
-    """Find the stop value that gives the best mean F1 of facts when picking stops at the first Q not above it."""
+def best_min_q(picks: Sequence[Picks], most_lost: float = 0.01) -> float:
+    """Find the stop value for which the facts' mean F1 is best when picking stops at the first Q not above it.
+
+    Args:
+        picks: Of questions whose evidence is known; others have no say.
+        most_lost: Fact recall that stopping may cost, as a share of the questions. Evidence that is never picked
+            cannot be used, while a pick too many costs a reader a few lines.
+
+    Raises:
+        ValueError: If no question has annotated facts.
+    """
     known = [one for one in picks if one.sample.supporting is not None and one.chunk_ids]
     if not known:
         raise ValueError("no question has annotated facts to calibrate min_q with")
     longest = max(len(one.chunk_ids) for one in known)
     # A stop happens where the running minimum falls to min_q.
     lowest = np.full((len(known), longest), -np.inf)
-    f1 = np.zeros((len(known), longest + 1))
+    f1, all_found = np.zeros((len(known), longest + 1)), np.zeros((len(known), longest + 1))
     for i, one in enumerate(known):
         facts = set(one.sample.supporting or ())
-        f1[i, 0] = float(not facts)  # nothing to find, and nothing picked
+        f1[i, 0] = all_found[i, 0] = float(not facts)  # nothing to find, and nothing picked
         lowest[i, : len(one.q_values)] = np.minimum.accumulate(one.q_values)
         for count in range(1, len(one.chunk_ids) + 1):
-            f1[i, count] = 2 * len(facts & set(one.chunk_ids[:count])) / (count + len(facts))
+            found = len(facts & set(one.chunk_ids[:count]))
+            f1[i, count] = 2 * found / (count + len(facts))
+            all_found[i, count] = float(found == len(facts))
     values = np.unique(lowest[np.isfinite(lowest)])
     candidates = np.concatenate([[values[0] - 1.0], (values[1:] + values[:-1]) / 2])
     if len(candidates) > 2000:
         candidates = candidates[:: len(candidates) // 2000]
     rows = np.arange(len(known))
+    counts = [(lowest > candidate).sum(1) for candidate in candidates]
+    recalls = np.array([all_found[rows, count].mean() for count in counts])
     # Rounded, so that equal means of other sums are equal.
-    scores = [round(float(f1[rows, (lowest > candidate).sum(1)].mean()), 9) for candidate in candidates]
+    scores = np.round([f1[rows, count].mean() for count in counts], 9)
+    # The first candidate stops nowhere.
+    scores[recalls < recalls[0] - most_lost - 1e-9] = -np.inf
     # The highest of equally good values: fewer picks for the same F1.
     return float(candidates[len(scores) - 1 - int(np.argmax(scores[::-1]))])

@@ -142,8 +142,8 @@ class Mixture:
 
 def fixed_episodes(
     tasks: Sequence[Task], num_samples: int, seed: int, reward: Reward | None = None
-) -> list[tuple[Sample, int]]:
-    """Return the same questions over the same documents at every call, from all tasks in equal parts.
+) -> list[list[tuple[Sample, int]]]:
+    """Return the same questions over the same documents at every call, of each task about as many.
 
     Args:
         tasks: Where from; what the training must not see of a sample is seen here.
@@ -151,7 +151,7 @@ def fixed_episodes(
         seed: Decides which questions, and what their documents are filled up with.
         reward: Questions that it cannot judge are left out; None keeps all.
     """
-    episodes: list[tuple[Sample, int]] = []
+    episodes: list[list[tuple[Sample, int]]] = []
     for place, task in enumerate(tasks):
         wanted = num_samples // len(tasks) + (place < num_samples % len(tasks))
         chosen: dict[int, tuple[Sample, int]] = {}
@@ -161,7 +161,7 @@ def fixed_episodes(
             episode = task.episode(number, np.random.default_rng([seed, place, number]))
             if reward is None or reward.unusable(episode[0]) is None:
                 chosen[number] = episode
-        episodes.extend(chosen[number] for number in sorted(chosen))
+        episodes.append([chosen[number] for number in sorted(chosen)])
     return episodes
 
 

@@ -26,7 +26,6 @@ from qrag_retriever.model import QRAGModel
 from qrag_retriever.training.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint, write_checkpoint
 from qrag_retriever.training.chunk_cache import ChunkCache
 from qrag_retriever.training.data import DEFAULT_CHUNK_TOKENS
-from qrag_retriever.training.evaluation import best_min_q, calibration, figures_of, greedy_picks, returns_of
 from qrag_retriever.training.health import Health
 from qrag_retriever.training.logs import RunLog
 from qrag_retriever.training.networks import Targets, TrainedPair
@@ -36,11 +35,12 @@ from qrag_retriever.training.processes import Processes
 from qrag_retriever.training.recipe import Recipe
 from qrag_retriever.training.rewards import Reward, SupportingFactsReward
 from qrag_retriever.training.run_state import RunState, check_same_recipe
-from qrag_retriever.training.sampling import Mixture, fixed_episodes
+from qrag_retriever.training.sampling import Mixture
 from qrag_retriever.training.stages import PQNStage, Stage, WarmStartStage
 from qrag_retriever.training.starting_point import StartingPoint, merged_copy, starting_point
 from qrag_retriever.training.stop_signals import StopSignals
 from qrag_retriever.training.timing import Stopwatch
+from qrag_retriever.training.validation import Validation
 from qrag_retriever.training.warm_start import WarmStart
 
 MODEL_FOLDER = "model"
@@ -132,9 +132,7 @@ class Trainer:
         chunking = {"chunk_tokens": min(DEFAULT_CHUNK_TOKENS, action.content_limit), "count_tokens": action.token_ids}
         training, validation = open_tasks(recipe, folder, Path(recipe_folder), chunking)
         self.mixture = Mixture(training, self._reward, run.hardest_of)
-        self.validation = (
-            fixed_episodes(validation, run.validation_samples, run.seed, self._reward) if validation else []
-        )
+        self.validation = Validation(validation, run.validation_samples, run.seed, self._reward, recipe.pqn.gamma)
         self._build_networks(start)
         self._watch = Stopwatch()
         self._health = Health()
@@ -403,7 +401,7 @@ class Trainer:
 
     def _validate(self, stage: Stage, log: RunLog) -> None:
         """Measure on validation in the first process; all of them know the outcome, and decide alike by it."""
-        if not self.validation:
+        if not len(self.validation):
             return
         if self._processes.is_first:
             self._measure(stage, log)
@@ -412,27 +410,18 @@ class Trainer:
     def _measure(self, stage: Stage, log: RunLog) -> None:
         """Measure on validation; keep the model if it is the best so far."""
         with self._watch("validation"):
-            picks = greedy_picks(self.pair, self.validation)
-            returns = returns_of(self._reward, picks, self.recipe.pqn.gamma)
-            figures = {**calibration(picks, returns), "return": float(np.mean([own[0] for own in returns]))}
-            if any(sample.supporting for sample, _ in self.validation):
-                figures.update(figures_of(picks).to_dict())
+            found = self.validation.measure(self.pair)
         self._watch.shares()
-        log.validation(self.state.step, stage.name, figures)
-        by_facts = isinstance(self._reward, SupportingFactsReward) and "exact" in figures
-        score = (figures["fact_recall"] + figures["exact"]) / 2 if by_facts else figures["return"]
-        self.state.history.append({"step": self.state.step, "stage": stage.name, "score": score, **figures})
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-        if score > self.state.best["score"]:
-            self.state.best = {"score": score, "step": self.state.step, "stage": stage.name, "figures": figures}
-            modes = {sample.mode for sample, _ in self.validation if sample.supporting is not None}
-            self._save_model(
-                {mode: best_min_q([one for one in picks if one.sample.mode == mode]) for mode in sorted(modes)}
-            )
-            shown += " (best so far)"
-        log.say(f"{stage.name} {self.state.step}: {shown}")
+        log.validation(self.state.step, stage.name, found.figures)
+        entry = {"score": found.score, "step": self.state.step, "stage": stage.name}
+        self.state.history.append({**entry, **found.figures})
+        is_best = found.score > self.state.best["score"]
+        if is_best:
+            self.state.best = {**entry, "figures": dict(found.figures)}
+            self._save_model(found.min_q)
+        log.say(f"{stage.name} {self.state.step}: {found}{' (best so far)' if is_best else ''}")
         # What a warm start loses on the way, its own next updates can bring back.
-        for warning in self._health.validation(score) if stage.name == "pqn" else ():
+        for warning in self._health.validation(found.score) if stage.name == "pqn" else ():
             log.say(warning)
 
     def _out_of_patience(self, stage: Stage) -> bool:
@@ -448,7 +437,7 @@ class Trainer:
     def _save_model(self, min_q: dict[Mode, float]) -> None:
         if not self._processes.is_first:
             return
-        known = [limit for _, limit in self.validation]
+        known = [limit for _, limit in self.validation.episodes]
         known = known or [task.step_limit for task in self.mixture.tasks if task.step_limit is not None]
         config = self.pair.config.replaced(min_q=min_q, step_limit=max(known) if known else None)
         state, action = (merged_copy(encoder.model) for encoder in (self.pair.state_encoder, self.pair.action_encoder))
