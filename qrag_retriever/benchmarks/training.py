@@ -20,7 +20,8 @@ import numpy as np
 from qrag_retriever.benchmarks.timing import table
 from qrag_retriever.default_model import MINILM
 from qrag_retriever.training.recipe import Recipe, parse_recipe
-from qrag_retriever.training.trainer import MODEL_FOLDER, Trainer
+from qrag_retriever.training.run_folder import RunFolder
+from qrag_retriever.training.trainer import Trainer
 
 NUM_HOPS = 4
 MODES = ("ours", "plain")
@@ -125,7 +126,7 @@ def warm_started(data: Path, num_updates: int, output: Path) -> str:
     settings = recipe.model_dump()
     settings["warm_start"]["num_updates"] = num_updates
     Trainer(parse_recipe(settings), data).fit()
-    return str(output / MODEL_FOLDER)
+    return str(RunFolder(output).model)
 
 
 def _log_of(data: Path, recipe: Any, mode: str, start: str, num_envs: int, num_updates: int) -> Rows:

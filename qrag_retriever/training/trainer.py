@@ -5,25 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
-import shutil
 import signal
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
-from qrag_retriever._files import write_whole_file
 from qrag_retriever.config import Mode
 from qrag_retriever.devices import choose_device, choose_dtype
 from qrag_retriever.errors import DivergedError, RecipeError
 from qrag_retriever.model import QRAGModel
-from qrag_retriever.training.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint, write_checkpoint
+from qrag_retriever.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from qrag_retriever.training.chunk_cache import ChunkCache
 from qrag_retriever.training.data import DEFAULT_CHUNK_TOKENS
 from qrag_retriever.training.health import Health
@@ -34,6 +29,7 @@ from qrag_retriever.training.pqn import PQNLearner
 from qrag_retriever.training.processes import Processes
 from qrag_retriever.training.recipe import Recipe
 from qrag_retriever.training.rewards import Reward, SupportingFactsReward
+from qrag_retriever.training.run_folder import Found, RunFolder
 from qrag_retriever.training.run_state import RunState, check_same_recipe
 from qrag_retriever.training.sampling import Mixture
 from qrag_retriever.training.stages import PQNStage, Stage, WarmStartStage
@@ -43,8 +39,6 @@ from qrag_retriever.training.timing import Stopwatch
 from qrag_retriever.training.validation import Validation
 from qrag_retriever.training.warm_start import WarmStart
 
-MODEL_FOLDER = "model"
-REPORT_FILE = "report.json"
 # A loss this many times the square of the largest return is no noise.
 _EXPLODED = 1000.0
 _SAMPLES_FOR_SCALE = 8
@@ -56,15 +50,6 @@ class Interrupted(Exception):  # noqa: N818 - no error: the run can go on
     def __init__(self, signal_number: int, checkpoint: Path) -> None:
         super().__init__(f"stopped by {signal.Signals(signal_number).name}; go on with --resume from {checkpoint}")
         self.signal_number = signal_number
-
-
-@dataclass(frozen=True)
-class _There:
-    """What an output folder holds before a run: an error, a finished run's report, a checkpoint, or nothing."""
-
-    error: Exception | None = None
-    report: dict[str, Any] | None = None
-    checkpoint: Path | None = None
 
 
 class _Loss(torch.nn.Module):
@@ -115,6 +100,7 @@ class Trainer:
         """
         self.recipe = recipe
         self.output = Path(recipe.run.output)
+        self._folder = RunFolder(self.output)
         run = recipe.run
         device = choose_device(run.device)
         self._processes = Processes.join(device)
@@ -209,11 +195,10 @@ class Trainer:
                 it.
         """
         self.state.start_clock()
-        lock = FileLock(self.output / ".lock", timeout=0)
         try:
             # The first process looks for all of them, with other runs locked out: what there is must not change between
             # two looks.
-            there = self._processes.from_first(self._look(lock, resume) if self._processes.is_first else _There())
+            there = self._processes.from_first(self._folder.take(resume) if self._processes.is_first else Found())
             if there.error is not None:
                 raise there.error
             if there.report is not None:
@@ -223,29 +208,9 @@ class Trainer:
             else:
                 self._fit(there.checkpoint, resume)
         finally:
-            lock.release()
+            self._folder.release()
         self._processes.wait()
-        return QRAGModel.from_pretrained(self.output / MODEL_FOLDER, device=self.recipe.run.device)
-
-    def _look(self, lock: FileLock, resume: bool) -> _There:
-        """Lock the output folder and tell what is in it."""
-        try:
-            self.output.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-            found, report = newest_checkpoint(self.output), self.output / REPORT_FILE
-            _put_back_model(self.output)
-            has_model = (self.output / MODEL_FOLDER).exists()
-            if not resume and (found is not None or has_model):
-                raise FileExistsError(f"{self.output} holds a run; go on with --resume, or name another run.output")
-            if report.is_file() and has_model:
-                return _There(report=json.loads(report.read_text(encoding="utf-8")))
-            # Of a run that somebody has thrown away.
-            report.unlink(missing_ok=True)
-            return _There(checkpoint=found)
-        except Timeout:
-            return _There(FileExistsError(f"another run is at work in {self.output}; name another run.output"))
-        except (OSError, ValueError) as error:
-            return _There(error)
+        return QRAGModel.from_pretrained(self._folder.model, device=self.recipe.run.device)
 
     def _fit(self, found: Path | None, resume: bool) -> None:
         checkpoint = None if found is None else read_checkpoint(found, self._processes)
@@ -273,7 +238,7 @@ class Trainer:
 
     def closing_words(self) -> str:
         """Say where the model is and how to use it."""
-        folder = (self.output / MODEL_FOLDER).as_posix()
+        folder = (self._folder.model).as_posix()
         figures = self.state.best["figures"]
         measured = ", ".join(f"{name} {figures[name]:.3f}" for name in ("fact_recall", "exact") if name in figures)
         return (
@@ -377,7 +342,7 @@ class Trainer:
         return loss
 
     def _advice(self, what: str) -> str:
-        kept = f"the best model so far is in {self.output / MODEL_FOLDER}" if self.state.best["step"] >= 0 else ""
+        kept = f"the best model so far is in {self._folder.model}" if self.state.best["step"] >= 0 else ""
         return (
             f"{what}; training has stopped{', ' + kept if kept else ''}. Try a smaller learning rate, "
             "pqn.clip_values = true, a larger pqn.alpha or a smaller pqn.tau; run.dtype = 'float32' rules out rounding"
@@ -441,7 +406,7 @@ class Trainer:
         known = known or [task.step_limit for task in self.mixture.tasks if task.step_limit is not None]
         config = self.pair.config.replaced(min_q=min_q, step_limit=max(known) if known else None)
         state, action = (merged_copy(encoder.model) for encoder in (self.pair.state_encoder, self.pair.action_encoder))
-        QRAGModel(config, lambda: (state, action), device="cpu").save_pretrained(self.output / MODEL_FOLDER)
+        QRAGModel(config, lambda: (state, action), device="cpu").save_pretrained(self._folder.model)
 
     def _write_report(self) -> None:
         skipped = Counter(self._processes.gathered(list(self.mixture.skipped.elements())))
@@ -453,7 +418,7 @@ class Trainer:
                 "validation": self.state.history,
                 "skipped_samples": dict(skipped),
             }
-            write_whole_file(self.output / REPORT_FILE, json.dumps(report, indent=2) + "\n")
+            self._folder.write_report(report)
 
     def one_update(self, stage: Stage) -> float:
         """Carry out the first update of a stage and return the seconds it took; for estimates, changes the weights."""
@@ -478,15 +443,6 @@ def _check_facts(recipe: Recipe, reward: Reward) -> None:
                 f"data.{number}.withhold_supporting keeps the facts from a reward that goes by them; set it to false, "
                 "or reward.kind = 'answer_contained' or 'llm', with warm_start.num_updates = 0"
             )
-
-
-def _put_back_model(output: Path) -> None:
-    """Put back the model that a kill caught while another took its place; remove what it left behind."""
-    for place in output.glob(f".{MODEL_FOLDER}-*"):
-        retired = place / MODEL_FOLDER
-        if retired.is_dir() and not (output / MODEL_FOLDER).exists():
-            os.replace(retired, output / MODEL_FOLDER)
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def _targets(recipe: Recipe) -> Targets:

@@ -9,7 +9,6 @@ questions, the reward is the answer being contained in what was picked.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
@@ -20,7 +19,8 @@ from harness import MODEL, Measured, mean_and_spread, new_plot, options, questio
 from qrag_retriever.training.datasets import LENGTHS, BookNoise, open_source
 from qrag_retriever.training.recipe import parse_recipe
 from qrag_retriever.training.rewards import AnswerContainedReward, LLMAnswerReward, Outcome, false_positive_rate
-from qrag_retriever.training.trainer import MODEL_FOLDER, Trainer
+from qrag_retriever.training.run_folder import RunFolder
+from qrag_retriever.training.trainer import Trainer
 
 PQN = {"imitation_weight": 0.0, "value": "hard", "lam": 0.8, "alpha": 0.05, "alpha_end_share": 0.3}
 
@@ -75,8 +75,8 @@ def main() -> None:
         trainer = Trainer(parse_recipe({**settings, "run": run}), chosen.data, reward=make_reward())
         untrained = measure(Measured(trainer.pair))
         trainer.fit(resume=True)
-        trained = measure(Measured(str(output / MODEL_FOLDER)))
-        history = json.loads((output / "report.json").read_text(encoding="utf-8"))["validation"]
+        trained = measure(Measured(str(RunFolder(output).model)))
+        history = RunFolder(output).read_report()["validation"]
         axes.plot([entry["step"] for entry in history], [entry["return"] for entry in history], marker=".")
         rows.append({"task": chosen.task, "seed": seed, "untrained": untrained, "trained": trained})
         save(chosen.output, f"answers_only_{chosen.task}", rows)

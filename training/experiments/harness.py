@@ -22,7 +22,8 @@ from qrag_retriever.training.datasets import LENGTHS, BabiLong, BookNoise
 from qrag_retriever.training.evaluation import Picks, figures_of, greedy_picks
 from qrag_retriever.training.networks import TrainedPair
 from qrag_retriever.training.recipe import parse_recipe
-from qrag_retriever.training.trainer import MODEL_FOLDER, REPORT_FILE, Trainer
+from qrag_retriever.training.run_folder import RunFolder
+from qrag_retriever.training.trainer import Trainer
 
 RECIPES = Path(__file__).parents[1]
 STEP_LIMITS = {1: 2, 2: 4, 3: 6, 4: 2, 5: 3}
@@ -48,8 +49,8 @@ def run(settings: Mapping[str, Any], data: Path, output: Path, recipe_folder: Pa
     """
     recipe = parse_recipe({**settings, "run": {**settings.get("run", {}), "output": str(output)}})
     Trainer(recipe, data, recipe_folder).fit(resume=True)
-    report = json.loads((output / REPORT_FILE).read_text(encoding="utf-8"))
-    return {**report, "model": str(output / MODEL_FOLDER)}
+    folder = RunFolder(output)
+    return {**folder.read_report(), "model": str(folder.model)}
 
 
 def log_of(output: Path, stage: str) -> list[dict[str, Any]]:
