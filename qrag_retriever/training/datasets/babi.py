@@ -11,6 +11,7 @@ from qrag_retriever.checks import check_at_least_one
 from qrag_retriever.training.data import Sample
 from qrag_retriever.training.data_checks import Place
 from qrag_retriever.training.datasets.books import Noise, default_noise
+from qrag_retriever.training.datasets.carrying import questions_before
 from qrag_retriever.training.datasets.reading import find_file, read_text
 from qrag_retriever.training.datasets.renaming import Rename, Renaming
 from qrag_retriever.training.datasets.splits import Split, check_filled, check_share, check_split, cut_of
@@ -132,6 +133,7 @@ class BabiLong:
         num_chunks: int | None = LENGTHS["4k"],
         noise: Noise | None = None,
         rename: bool = False,
+        made: bool = False,
         validation_share: float = 0.1,
         seed: int = 0,
     ) -> None:
@@ -146,6 +148,9 @@ class BabiLong:
             rename: Whether people, rooms and things exchange their names at every draw, each kind among itself and
                 alike in the whole story: many stories from one, none of them a story of validation or test. Train
                 split only; the others stay as they are.
+            made: Whether the stories are asked, in place of the file's questions, all that their statements answer at
+                the same moments (task 3, train split only): six times the questions, and most of them about earlier
+                rooms, which are rare in the file. Give the file's questions as another source beside it.
             validation_share: Share of the train stories that is for validation.
             seed: Decides what the default noise of an era is.
 
@@ -156,6 +161,8 @@ class BabiLong:
             raise ValueError(f"task must be one of {', '.join(map(str, STEP_LIMITS))}, got {task!r}")
         check_split(split)
         check_share(validation_share)
+        if made and task != 3:
+            raise ValueError(f"questions can be made for task 3 only, not for task {task}")
         self.name = f"babilong-qa{task}"
         self.task, self.split, self.num_chunks = task, split, num_chunks
         self.default_step_limit = STEP_LIMITS[task]
@@ -169,7 +176,12 @@ class BabiLong:
         self._renaming: Renaming | None = None
         if rename and split == "train":
             self._renaming = Renaming(statement for story in stories for statement in story.statements)
-        self._questions = [(story, question) for story in stories for question in story.questions]
+        self._made = made and split == "train"
+        self._questions = [
+            (story, question)
+            for story in stories
+            for question in (_made_questions(story) if self._made else story.questions)
+        ]
         check_filled(len(self._questions), f"{self._path}, {split}")
 
     def __len__(self) -> int:
@@ -195,8 +207,9 @@ class BabiLong:
             chunks = _merged(facts, places, self.noise.draw(num_noise, random, era))
         else:
             chunks = facts
+        own = f"made-{number}" if self._made else f"{self._path.stem.rpartition('_')[2]}-{question.line}"
         return Sample(
-            f"{self.name}-{self._path.parent.name}-{self._path.stem.rpartition('_')[2]}-{question.line}",
+            f"{self.name}-{self._path.parent.name}-{own}",
             rename(question.text),
             chunks,
             tuple(places[fact] for fact in question.supporting),
@@ -225,6 +238,16 @@ class BabiLong:
         own = [story for story in kept if cut_of(story.text, validation_share) == self.split]
         self._elsewhere = tested | ({story.text for story in kept} - {story.text for story in own})
         return path, own
+
+
+def _made_questions(story: Story) -> list[Question]:
+    """Ask a story all that its statements answer, at the moments at which the file asks something."""
+    moments = {question.num_statements: question.line for question in story.questions}
+    return [
+        Question(line, asked.text, (asked.answer,), asked.supporting, num_statements)
+        for num_statements, line in moments.items()
+        for asked in questions_before(story.statements[:num_statements])
+    ]
 
 
 def _stories_if_there(folder: str | Path, *patterns: str) -> list[Story]:
