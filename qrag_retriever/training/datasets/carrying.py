@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-_MOVE = re.compile(r"(\w+) (?:went|moved|journeyed|travelled)(?: back)? to the (\w+)\.")
-_TAKE = re.compile(r"(\w+) (?:picked up|got|took|grabbed) the (\w+)(?: there)?\.")
-_DROP = re.compile(r"(\w+) (?:dropped|discarded|put down|left) the (\w+)(?: there)?\.")
+MOVE = re.compile(r"(?P<person>\w+) (?:went|moved|journeyed|travelled)(?: back)? to the (?P<room>\w+)\.")
+# "taken" is there if the thing was taken, and not if it was put down.
+HANDLING = re.compile(
+    r"(?P<person>\w+) (?:(?P<taken>picked up|got|took|grabbed)|dropped|discarded|put down|left) "
+    r"the (?P<thing>\w+)(?: there)?\."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +65,19 @@ def _follow(statements: Sequence[str]) -> dict[str, _Thing]:
     carriers: dict[str, str] = {}
     things: dict[str, _Thing] = {}
     for number, statement in enumerate(statements):
-        if found := _MOVE.fullmatch(statement):
-            person, room = found.groups()
+        if found := MOVE.fullmatch(statement):
+            person, room = found["person"], found["room"]
             places[person] = room, number
             for name, carrier in carriers.items():
                 if carrier == person:
                     things[name].arrive(room, number)
-        elif found := _TAKE.fullmatch(statement) or _DROP.fullmatch(statement):
-            person, name = found.groups()
+        elif found := HANDLING.fullmatch(statement):
+            person, name = found["person"], found["thing"]
             thing = things.setdefault(name, _Thing())
             thing.last_handled = number
             if person in places:
                 thing.arrive(*places[person])
-            if _TAKE.fullmatch(statement):
+            if found["taken"]:
                 carriers[name] = person
             else:
                 carriers.pop(name, None)

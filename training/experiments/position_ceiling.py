@@ -1,0 +1,96 @@
+"""How often can relative positions not tell which of two events is the later one?
+
+Positions divide each segment between picked chunks into 19 places, so of two statements that fall on the same place a
+model cannot know the later one, however well it is trained. For every test question an imagined model that knows all
+else picks the facts in the order in which they can be known. At each hop it guesses among the statements that only
+their order tells apart (the same person's moves, the same thing's takings) and that have the position of the right one.
+The mean of its chances is the most that `exact` can reach.
+
+    python training/experiments/position_ceiling.py --data DATA --output runs/ceiling
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from harness import options, questions, save
+
+from qrag_retriever.positions import relative_runs
+from qrag_retriever.training.data import Sample
+from qrag_retriever.training.datasets import BookNoise
+from qrag_retriever.training.datasets.carrying import HANDLING, MOVE
+
+Hops = list[tuple[int, list[int]]]
+Matches = dict[int, re.Match[str]]
+
+
+def hops_of_qa1(sample: Sample) -> Hops:
+    """The last move of the person asked about, against their other moves."""
+    moves = _matches(MOVE, sample.chunks)
+    (fact,) = sample.supporting or ()
+    return [(fact, _like(moves, fact, "person"))]
+
+
+def hops_of_qa2(sample: Sample) -> Hops:
+    """The last handling of the thing against the others; the last move of who had it against their others."""
+    moves, handled = _matches(MOVE, sample.chunks), _matches(HANDLING, sample.chunks)
+    (event,) = (fact for fact in sample.supporting or () if fact in handled)
+    (move,) = (fact for fact in sample.supporting or () if fact in moves)
+    return [(event, _like(handled, event, "thing")), (move, _like(moves, move, "person"))]
+
+
+def hops_of_qa3(sample: Sample) -> Hops:
+    """As QA2, but of the moves first the one to the room asked about, and then the one before it, which answers."""
+    moves, handled = _matches(MOVE, sample.chunks), _matches(HANDLING, sample.chunks)
+    (event,) = (fact for fact in sample.supporting or () if fact in handled)
+    answer, asked = (fact for fact in sample.supporting or () if fact in moves)
+    return [
+        (event, _like(handled, event, "thing")),
+        (asked, _like(moves, asked, "person", "room")),
+        (answer, _like(moves, answer, "person")),
+    ]
+
+
+HOPS: dict[int, Callable[[Sample], Hops]] = {1: hops_of_qa1, 2: hops_of_qa2, 3: hops_of_qa3}
+
+
+def _matches(pattern: re.Pattern[str], chunks: Iterable[str]) -> Matches:
+    found = ((i, pattern.fullmatch(chunk)) for i, chunk in enumerate(chunks))
+    return {i: one for i, one in found if one is not None}
+
+
+def _like(found: Matches, right: int, *groups: str) -> list[int]:
+    """Return what agrees with the right one in some groups."""
+    return [i for i, one in found.items() if all(one[group] == found[right][group] for group in groups)]
+
+
+def chances(sample: Sample, hops: Hops) -> list[float]:
+    """Return for each hop the chance of a guess among the rivals that have the position of the right chunk."""
+    picked: list[int] = []
+    found = []
+    for right, rivals in hops:
+        positions = relative_runs(len(sample.chunks), sorted(picked)).expand()
+        alike = sum(positions[i] == positions[right] for i in rivals if i not in (right, *picked))
+        found.append(1.0 / (1 + alike))
+        picked.append(right)
+    return found
+
+
+def main() -> None:
+    chosen = options(__doc__, lengths="1k,4k", num_samples=500)
+    noise = BookNoise(chosen.data, "test")
+    rows = []
+    for task, hops in HOPS.items():
+        for length in chosen.lengths.split(","):
+            samples = [sample for sample, _ in questions(chosen.data, task, length, noise, chosen.num_samples)]
+            by_hop = [chances(sample, hops(sample)) for sample in samples]
+            shown = ", ".join(f"{mean:.3f}" for mean in np.mean(by_hop, axis=0))
+            exact = float(np.mean(np.prod(by_hop, axis=1)))
+            rows.append({"task": f"QA{task}", "length": length, "most_exact": exact, "by_hop": shown})
+    save(chosen.output, "position_ceiling", rows)
+
+
+if __name__ == "__main__":
+    main()
