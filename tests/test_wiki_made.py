@@ -80,7 +80,7 @@ def test_paragraphs_beside_the_evidence_come_before_random_ones(tmp_path: Path) 
     for number in range(100):
         sample = source.sample(number, random)
         evidence = titles_of(sample)
-        beside = {title for own in evidence for title in source._beside[own]}
+        beside = {title for own in evidence for title in source._paragraphs.beside[own]}
         others = {chunk.partition(". ")[0] for chunk in sample.chunks} - set(evidence)
         assert others <= beside
 

@@ -37,10 +37,16 @@ class ModelSettings(Settings):
     """Where training starts."""
 
     encoder: str = Field(
-        default="all-MiniLM-L6-v2", description="A sentence-transformers name or folder, or a Q-RAG model folder."
+        default="all-MiniLM-L6-v2",
+        description='A sentence-transformers name or folder, a Q-RAG model folder, or "bundled": the trained default.',
     )
     num_layers: int | None = Field(default=None, ge=1, description="Keep only the first layers.")
     positions: Positions = "relative"
+    stride: int | None = Field(
+        default=None,
+        ge=2,
+        description="Position units between segments; nine tenths of them tell the chunks of a segment apart.",
+    )
     state_order: StateOrder = "document"
     output_scale: float | None = Field(
         default=None, gt=0, description="Factor on embeddings; None: Q-values of the untrained pair reach about 1."

@@ -1,10 +1,10 @@
 """How often can relative positions not tell which of two events is the later one?
 
-Positions divide each segment between picked chunks into 19 places, so of two statements that fall on the same place a
-model cannot know the later one, however well it is trained. For every test question an imagined model that knows all
-else picks the facts in the order in which they can be known. At each hop it guesses among the statements that only
-their order tells apart (the same person's moves, the same thing's takings) and that have the position of the right one.
-The mean of its chances is the most that `exact` can reach.
+With a stride of 20, the paper's, positions divide each segment between picked chunks into 19 places; of two statements
+that fall on the same place a model cannot know the later one, however well it is trained. For every test question an
+imagined model that knows all else picks the facts in the order in which they can be known. At each hop it guesses among
+the statements that only their order tells apart (the same person's moves, the same thing's takings) and that have the
+position of the right one. The mean of its chances is the most that `exact` can reach.
 
     python training/experiments/position_ceiling.py --data DATA --output runs/ceiling
 """
@@ -66,12 +66,12 @@ def _like(found: Matches, right: int, *groups: str) -> list[int]:
     return [i for i, one in found.items() if all(one[group] == found[right][group] for group in groups)]
 
 
-def chances(sample: Sample, hops: Hops) -> list[float]:
+def chances(sample: Sample, hops: Hops, stride: int) -> list[float]:
     """Return for each hop the chance of a guess among the rivals that have the position of the right chunk."""
     picked: list[int] = []
     found = []
     for right, rivals in hops:
-        positions = relative_runs(len(sample.chunks), sorted(picked)).expand()
+        positions = relative_runs(len(sample.chunks), sorted(picked), stride).expand()
         alike = sum(positions[i] == positions[right] for i in rivals if i not in (right, *picked))
         found.append(1.0 / (1 + alike))
         picked.append(right)
@@ -79,16 +79,18 @@ def chances(sample: Sample, hops: Hops) -> list[float]:
 
 
 def main() -> None:
-    chosen = options(__doc__, lengths="1k,4k", num_samples=500)
+    chosen = options(__doc__, lengths="4k", num_samples=500, strides="20,40,80,160")
     noise = BookNoise(chosen.data, "test")
     rows = []
     for task, hops in HOPS.items():
         for length in chosen.lengths.split(","):
             samples = [sample for sample, _ in questions(chosen.data, task, length, noise, chosen.num_samples)]
-            by_hop = [chances(sample, hops(sample)) for sample in samples]
-            shown = ", ".join(f"{mean:.3f}" for mean in np.mean(by_hop, axis=0))
-            exact = float(np.mean(np.prod(by_hop, axis=1)))
-            rows.append({"task": f"QA{task}", "length": length, "most_exact": exact, "by_hop": shown})
+            for stride in map(int, chosen.strides.split(",")):
+                by_hop = [chances(sample, hops(sample), stride) for sample in samples]
+                shown = ", ".join(f"{mean:.3f}" for mean in np.mean(by_hop, axis=0))
+                exact = float(np.mean(np.prod(by_hop, axis=1)))
+                about = {"task": f"QA{task}", "length": length, "stride": stride}
+                rows.append({**about, "most_exact": exact, "by_hop": shown})
     save(chosen.output, "position_ceiling", rows)
 
 

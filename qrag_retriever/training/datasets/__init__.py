@@ -16,6 +16,7 @@ from qrag_retriever.training.data import SampleSource
 from qrag_retriever.training.data_checks import nearest
 from qrag_retriever.training.datasets.babi import LENGTHS, BabiLong
 from qrag_retriever.training.datasets.books import BookNoise
+from qrag_retriever.training.datasets.hotpot_made import HotpotMade
 from qrag_retriever.training.datasets.musique import MuSiQue
 from qrag_retriever.training.datasets.niah import TASKS as NIAH_TASKS
 from qrag_retriever.training.datasets.niah import Niah
@@ -31,6 +32,7 @@ __all__ = [
     "BabiLong",
     "BookNoise",
     "DatasetSource",
+    "HotpotMade",
     "MuSiQue",
     "Niah",
     "RulerHotpot",
@@ -43,7 +45,7 @@ __all__ = [
 ]
 
 # Sources that make up questions for training, without a validation of their own.
-TRAINING_ONLY = ("2wiki-made",)
+TRAINING_ONLY = ("2wiki-made", "hotpotqa-made")
 
 
 class DatasetSource(SampleSource, Protocol):
@@ -73,6 +75,7 @@ SOURCES: dict[str, Callable[..., DatasetSource]] = {
     "2wiki": partial(WikiQuestions, "2wiki"),
     "2wiki-open": TwoWikiOpen,
     "2wiki-made": TwoWikiMade,
+    "hotpotqa-made": HotpotMade,
 }
 
 
@@ -82,10 +85,11 @@ def open_source(name: str, folder: str | Path, split: Split = "train", **options
     Args:
         name: A key of `SOURCES`.
         folder: The data folder.
-        split: "train", "validation" or "test"; "2wiki-open" has a test split only, "2wiki-made" a train split.
+        split: "train", "validation" or "test"; "2wiki-open" has a test split only, "2wiki-made" and
+            "hotpotqa-made" a train split.
         options: What the class of the source takes besides: `BabiLong` (babilong-*), `Niah` (niah-*), `Squad`
             (ruler-qa-1), `RulerHotpot` (ruler-qa-2), `WikiQuestions` (hotpotqa, 2wiki), `MuSiQue`, `TwoWikiOpen`,
-            `TwoWikiMade`.
+            `TwoWikiMade`, `HotpotMade`.
 
     Raises:
         ValueError: If the name is not known, or an option has a value that it cannot have.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,10 @@ import numpy as np
 from qrag_retriever.checks import check_at_least_one
 from qrag_retriever.errors import DataError
 from qrag_retriever.training.data import Sample
-from qrag_retriever.training.datasets.passages import drawn_from
 from qrag_retriever.training.datasets.splits import Split, check_split
-from qrag_retriever.training.datasets.wiki import WikiQuestions, read_wiki, wiki_file
+from qrag_retriever.training.datasets.training_paragraphs import plain_name, training_paragraphs
 
 _STEP_LIMIT = 4
-_NEAR = 8  # paragraphs that stood beside the evidence in a real question
 _OPENING = 250  # characters of a paragraph that say what it is about
 
 # What is asked of a person; {0} is "the director of film X".
@@ -162,13 +160,13 @@ class TwoWikiMade:
             raise ValueError(f"num_chunks must be at least {_STEP_LIMIT}, the evidence of a question; got {num_chunks}")
         self.split: Split = split
         self.num_chunks, self._num_questions = num_chunks, num_questions
-        self._texts, self._beside = _paragraphs(folder, validation_share)
-        self._pool = tuple(sorted(self._texts.values()))
-        if num_chunks > len(self._pool):
-            raise ValueError(f"{self.name}: {num_chunks} paragraphs asked for, but there are {len(self._pool)}")
-        self._links = _links(self._texts)
+        self._paragraphs = training_paragraphs("2wiki", folder, validation_share)
+        texts = self._paragraphs.texts
+        if num_chunks > len(texts):
+            raise ValueError(f"{self.name}: {num_chunks} paragraphs asked for, but there are {len(texts)}")
+        self._links = _links(texts)
         self._films = [link for link in self._links if link.role == "director of film"]
-        self._titles = {kind: _titles_of(kind, self._texts) for kind in _COMPARED}
+        self._titles = {kind: _titles_of(kind, texts) for kind in _COMPARED}
         if len(self._films) < 2 or any(len(titles) < 2 for titles in self._titles.values()):
             raise DataError(f"{folder}: the paragraphs in 2wiki/ have too few links to make up questions from")
 
@@ -179,14 +177,8 @@ class TwoWikiMade:
     def sample(self, number: int, random: np.random.Generator, era: int = 0) -> Sample:
         """Make up a question; see `SampleSource`."""
         question, evidence = self._question(random)
-        chunks = [self._texts[title] for title in evidence]
-        beside = sorted({title for own in evidence for title in self._beside[own]} - set(evidence))
-        near = [self._texts[beside[i]] for i in random.permutation(len(beside))[:_NEAR]]
-        chunks += [text for text in near if text not in chunks][: self.num_chunks - len(chunks)]
-        chunks += drawn_from(self._pool, self.num_chunks - len(chunks), set(chunks), random)
-        order = random.permutation(len(chunks)).tolist()
-        supporting = tuple(place for place, i in enumerate(order) if i < len(evidence))
-        return Sample(f"{self.name}-{number}", question, tuple(chunks[i] for i in order), supporting, None, "corpus")
+        chunks, supporting = self._paragraphs.among_others(evidence, self.num_chunks, random)
+        return Sample(f"{self.name}-{number}", question, chunks, supporting, None, "corpus")
 
     def _question(self, random: np.random.Generator) -> tuple[str, list[str]]:
         """Return a question and the titles of its evidence."""
@@ -208,31 +200,11 @@ def _one_of(options: Sequence[str], random: np.random.Generator) -> str:
     return options[int(random.integers(len(options)))]
 
 
-def _paragraphs(folder: str | Path, validation_share: float) -> tuple[dict[str, str], dict[str, set[str]]]:
-    """Return the text of each title of the training cut, and the titles that stood beside it."""
-    forbidden: set[str] = set()
-    titles_of: dict[str, str] = {}
-    for record in read_wiki(wiki_file(folder, "2wiki/2wiki_train")):
-        titles_of.update({text: title for title, text in record.paragraphs})
-    for sample in WikiQuestions("2wiki", folder, "validation", validation_share=validation_share).samples:
-        forbidden |= {titles_of[sample.chunks[i]] for i in sample.supporting or ()}
-    source = WikiQuestions("2wiki", folder, "train", validation_share=validation_share)
-    forbidden |= source.test_titles
-    texts: dict[str, str] = {}
-    beside: dict[str, set[str]] = defaultdict(set)
-    for sample in source.samples:
-        own = {titles_of[text]: text for text in sample.chunks if titles_of[text] not in forbidden}
-        for title, text in own.items():
-            texts.setdefault(title, text)
-            beside[title] |= own.keys() - {title}
-    return texts, beside
-
-
-def _links(texts: dict[str, str]) -> list[_Link]:
+def _links(texts: Mapping[str, str]) -> list[_Link]:
     """Find the paragraphs that name another's title in a role; a name that two titles share links nothing."""
     titles: dict[str, list[str]] = defaultdict(list)
     for title in texts:
-        titles[_plain(title)].append(title)
+        titles[plain_name(title)].append(title)
     found = []
     for work, text in texts.items():
         for role, (kind, before) in _ROLES.items():
@@ -260,14 +232,9 @@ def _named(text: str, titles: dict[str, list[str]]) -> str | None:
     return None
 
 
-def _plain(title: str) -> str:
-    """Return a title without what tells it from others of the same name: "X (film)" is "X"."""
-    return re.sub(r" \([^)]*\)$", "", title)
-
-
 def _is(kind: str, text: str) -> bool:
     return _KINDS[kind].search(text[:_OPENING]) is not None
 
 
-def _titles_of(kind: str, texts: dict[str, str]) -> list[str]:
+def _titles_of(kind: str, texts: Mapping[str, str]) -> list[str]:
     return sorted(title for title, text in texts.items() if _is(kind, text))

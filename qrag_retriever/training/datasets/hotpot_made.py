@@ -1,0 +1,172 @@
+"""More bridge questions like HotpotQA's, made up from the paragraphs of its training questions.
+
+A bridge question describes a thing by what one article says of it, and asks what another article says: "What government
+position was held by the woman who portrayed Corliss Archer in the film Kiss and Tell?". Wherever one paragraph names
+the title of another, a piece of the sentence that names it, with the name replaced by what the thing is, and a piece of
+what the other paragraph says need the same two paragraphs as evidence. It is no good English, but an encoder can learn
+from it that the second paragraph is the one that the first one names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from qrag_retriever.checks import check_at_least_one
+from qrag_retriever.errors import DataError
+from qrag_retriever.training.data import Sample
+from qrag_retriever.training.datasets.splits import Split, check_split
+from qrag_retriever.training.datasets.training_paragraphs import plain_name, training_paragraphs
+from qrag_retriever.training.sentences import split_sentences
+
+_STEP_LIMIT = 4
+# Names of one short word are as often something else.
+_SHORTEST_NAME = 5
+# "is an American actress who": what a thing is, up to where it is told which one.
+_WHAT_IT_IS = re.compile(
+    r"\b(?:is|was|are|were) (?:an?|the|one of the) ([\w\- ]{3,60}?)"
+    r"(?= (?:who|which|that|from|by|in|of|on|at|for|with|to|based|located|written|directed|known|born|and)\b|[,.;(])"
+)
+_WORDS_OF_FIRST, _WORDS_OF_SECOND = (9, 18), (6, 13)
+_TITLE_SHARE = 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class _Mention:
+    """A sentence of one paragraph that names the title of another.
+
+    Attributes:
+        title: Whose paragraph the sentence is in.
+        before: The sentence up to the name.
+        after: The sentence behind the name.
+        named: The title that is named.
+    """
+
+    title: str
+    before: str
+    after: str
+    named: str
+
+
+class HotpotMade:
+    """Bridge questions made up from the paragraphs of HotpotQA's training questions; for training only.
+
+    Paragraphs that are evidence for a question of validation or test take no part.
+
+    Attributes:
+        name: "hotpotqa-made".
+        split: "train".
+        num_chunks: Paragraphs of a sample.
+        default_step_limit: Picks that an episode should have.
+    """
+
+    name = "hotpotqa-made"
+    default_step_limit = _STEP_LIMIT
+
+    def __init__(
+        self,
+        folder: str | Path,
+        split: Split = "train",
+        *,
+        num_chunks: int = 30,
+        num_questions: int = 20_000,
+        validation_share: float = 0.1,
+    ) -> None:
+        """Find what links the paragraphs.
+
+        Args:
+            folder: The data folder, with ``hotpotqa/``.
+            split: "train".
+            num_chunks: Paragraphs of a sample.
+            num_questions: The length of the source, which has no end by nature.
+            validation_share: That of the source "hotpotqa", whose validation this keeps away from.
+
+        Raises:
+            DataError: If a file is missing, a line of it is not as the format has it, or nothing is linked.
+        """
+        check_split(split, ["train"])
+        check_at_least_one(num_chunks=num_chunks, num_questions=num_questions)
+        if num_chunks < 2:
+            raise ValueError(f"num_chunks must be at least 2, the evidence of a question; got {num_chunks}")
+        self.split: Split = split
+        self.num_chunks, self._num_questions = num_chunks, num_questions
+        self._paragraphs = training_paragraphs("hotpotqa", folder, validation_share)
+        texts = self._paragraphs.texts
+        if num_chunks > len(texts):
+            raise ValueError(f"{self.name}: {num_chunks} paragraphs asked for, but there are {len(texts)}")
+        self._mentions = _mentions(texts)
+        if not self._mentions:
+            raise DataError(f"{folder}: no paragraph in hotpotqa/ names another one to make up questions from")
+
+    def __len__(self) -> int:
+        """Return ``num_questions``."""
+        return self._num_questions
+
+    def sample(self, number: int, random: np.random.Generator, era: int = 0) -> Sample:
+        """Make up a question; see `SampleSource`."""
+        mention = self._mentions[int(random.integers(len(self._mentions)))]
+        question = self._question(mention, random)
+        evidence = [mention.title, mention.named]
+        chunks, supporting = self._paragraphs.among_others(evidence, self.num_chunks, random)
+        return Sample(f"{self.name}-{number}", question, chunks, supporting, None, "corpus")
+
+    def _question(self, mention: _Mention, random: np.random.Generator) -> str:
+        name, other = plain_name(mention.title), plain_name(mention.named)
+        about = self._paragraphs.texts[mention.named].removeprefix(f"{mention.named}. ")
+        what = _WHAT_IT_IS.search(about[:200])
+        thing = f"{('the', 'which', 'what')[int(random.integers(3))]} {what[1] if what else 'one'}"
+        before, after = mention.before.split(), mention.after.split()
+        room = int(random.integers(*_WORDS_OF_FIRST))
+        # Some of the words before the name and some of those behind it.
+        num_before = min(len(before), int(random.integers(room + 1)))
+        first = " ".join([*before[len(before) - num_before :], thing, *after[: room - num_before]])
+        if name not in first and random.random() < _TITLE_SHARE:
+            first = f"{first} {name}" if random.random() < 0.5 else f"{name} {first}"
+        sentences = split_sentences(about)
+        # Its name is what must not be given away, nor a part of it.
+        parts = set(other.split())
+        sentence = sentences[int(random.integers(len(sentences)))].replace(other, "it")
+        told = [word for word in sentence.split() if word.strip(".,;'") not in parts]
+        start = int(random.integers(max(1, len(told) - _WORDS_OF_SECOND[0])))
+        second = " ".join(told[start : start + int(random.integers(*_WORDS_OF_SECOND))])
+        both = (first, second) if random.random() < 0.5 else (second, first)
+        return f"{' '.join(both).replace(other, 'it').strip(' .,;')}?"
+
+
+def _mentions(texts: Mapping[str, str]) -> list[_Mention]:
+    """Find the sentences that name another paragraph's title; a name that two titles share is none."""
+    titles: dict[str, list[str]] = defaultdict(list)
+    for title in texts:
+        titles[plain_name(title)].append(title)
+    known = {name: own[0] for name, own in titles.items() if len(own) == 1 and len(name) >= _SHORTEST_NAME}
+    longest = max((len(name.split()) for name in known), default=0)
+    found = []
+    for title, text in texts.items():
+        seen = {title}
+        for sentence in split_sentences(text.removeprefix(f"{title}. ")):
+            for start, end, named in _names_in(sentence, known, longest):
+                if named not in seen:
+                    seen.add(named)
+                    found.append(_Mention(title, sentence[:start].strip(), sentence[end:].strip(), named))
+    return found
+
+
+def _names_in(sentence: str, known: Mapping[str, str], longest: int) -> list[tuple[int, int, str]]:
+    """Return where a sentence has known names, and whose they are; the longest at each place."""
+    words = [(match.start(), match.end()) for match in re.finditer(r"[^\s,;:()\"]+", sentence)]
+    found, place = [], 0
+    while place < len(words):
+        for length in range(min(longest, len(words) - place), 0, -1):
+            start, end = words[place][0], words[place + length - 1][1]
+            name = sentence[start:end].removesuffix(".").removesuffix("'s")
+            if name in known and name[0].isupper():
+                found.append((start, start + len(name), known[name]))
+                place += length - 1
+                break
+        place += 1
+    return found

@@ -1,0 +1,122 @@
+"""Questions made up from HotpotQA's paragraphs: their evidence, what they must not tell, what they keep away from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qrag_retriever.errors import DataError
+from qrag_retriever.training.datasets import open_source
+from qrag_retriever.training.datasets.hotpot_made import HotpotMade
+from qrag_retriever.training.datasets.training_paragraphs import plain_name
+from tests.test_datasets import put
+
+TEXTS = {
+    "Kiss and Tell": "Kiss and Tell is a 1945 comedy film in which Shirley Temple played Corliss. It did well.",
+    "Shirley Temple": "Shirley Temple was an American actress who later served as ambassador to Ghana.",
+    "Blue Harbor (album)": "Blue Harbor is the second album of Tin Roof, recorded in Oslo. It has ten songs.",
+    "Tin Roof": "Tin Roof was a Norwegian band from Bergen. Tin Roof broke up in 1999.",
+    "Long Road (film)": "Long Road is a film about Ohio, shot by the director of Kiss and Tell.",
+    "Gale (name)": "Gale is a name.",
+    "Gale (storm)": "Gale is a strong wind.",
+    "Stormy Day": "Stormy Day is a poem about a Gale at sea by night.",
+}
+NAMED = {
+    ("Kiss and Tell", "Shirley Temple"),
+    ("Blue Harbor (album)", "Tin Roof"),
+    ("Long Road (film)", "Kiss and Tell"),
+}
+
+
+def line(number: int, gold: list[str], titles: list[str]) -> dict[str, Any]:
+    return {
+        "_id": f"id{number}",
+        "type": "bridge",
+        "question": f"Question {number}?",
+        "answer": "it",
+        "setting": "distractor",
+        "supporting_facts": [[title, 0] for title in gold],
+        "context": [[title, [TEXTS.get(title, "is a thing.")]] for title in titles],
+    }
+
+
+def put_lines(folder: Path, tested: tuple[str, ...] = ()) -> None:
+    everything = list(TEXTS)
+    lines = [line(i, [f"Thing {i}"], [f"Thing {i}", *everything[i % 5 : i % 5 + 4]]) for i in range(40)]
+    put(folder, "hotpotqa/hotpotqa_train.jsonl", lines)
+    if tested:
+        put(folder, "hotpotqa/hotpotqa_dev.jsonl", [line(99, list(tested), list(tested))])
+
+
+def title_of(chunk: str) -> str:
+    return chunk.partition(". ")[0]
+
+
+def test_evidence_is_a_paragraph_and_the_one_that_it_names(tmp_path: Path) -> None:
+    put_lines(tmp_path)
+    source, random = open_source("hotpotqa-made", tmp_path, num_chunks=12), np.random.default_rng(0)
+    found = set()
+    for number in range(300):
+        sample = source.sample(number, random)
+        titles = {title_of(sample.chunks[i]) for i in sample.supporting or ()}
+        (pair,) = (pair for pair in NAMED if set(pair) == titles)
+        found.add(pair)
+        assert sample.mode == "corpus"
+        assert len(sample.chunks) == len(set(sample.chunks)) == 12
+        assert sample.question.endswith("?")
+        assert plain_name(pair[1]) not in sample.question, "what is named must be found by way of the other paragraph"
+    assert found == NAMED, "a name that two paragraphs share, Gale, links nothing"
+
+
+def test_a_question_has_words_of_both_paragraphs(tmp_path: Path) -> None:
+    put_lines(tmp_path)
+    source, random = HotpotMade(tmp_path, num_chunks=4), np.random.default_rng(0)
+    for number in range(100):
+        sample = source.sample(number, random)
+        asked = set(sample.question.rstrip("?").split())
+        for i in sample.supporting or ():
+            assert asked & set(sample.chunks[i].partition(". ")[2].replace(".", "").replace(",", "").split())
+
+
+def test_what_a_thing_is_stands_for_its_name(tmp_path: Path) -> None:
+    put_lines(tmp_path)
+    source, random = HotpotMade(tmp_path, num_chunks=4), np.random.default_rng(0)
+    questions = " ".join(source.sample(number, random).question for number in range(100))
+    assert "which American actress" in questions
+    assert "the Norwegian band" in questions
+
+
+def test_evidence_of_test_and_validation_takes_no_part(tmp_path: Path) -> None:
+    put_lines(tmp_path, tested=("Tin Roof", "Blue Harbor (album)"))
+    source, random = HotpotMade(tmp_path, num_chunks=6), np.random.default_rng(0)
+    seen = {chunk for number in range(200) for chunk in source.sample(number, random).chunks}
+    assert not {"Tin Roof", "Blue Harbor (album)"} & set(map(title_of, seen))
+    assert "Shirley Temple" in set(map(title_of, seen))
+    held = open_source("hotpotqa", tmp_path, "validation")
+    gold = {sample.chunks[i] for sample in held.samples for i in sample.supporting}  # type: ignore[attr-defined]
+    assert gold
+    assert not gold & seen
+
+
+def test_a_draw_repeats(tmp_path: Path) -> None:
+    put_lines(tmp_path)
+    source = HotpotMade(tmp_path, num_chunks=6)
+    assert source.sample(3, np.random.default_rng(5)) == source.sample(3, np.random.default_rng(5))
+    assert len({source.sample(3, np.random.default_rng(i)).question for i in range(20)}) > 5
+    assert len(source) == 20_000
+
+
+def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+    put_lines(tmp_path)
+    with pytest.raises(ValueError, match="split"):
+        open_source("hotpotqa-made", tmp_path, "test")
+    with pytest.raises(ValueError, match="at least 2"):
+        HotpotMade(tmp_path, num_chunks=1)
+    with pytest.raises(ValueError, match="1000 paragraphs asked for, but there are"):
+        HotpotMade(tmp_path, num_chunks=1000)
+    put(tmp_path, "hotpotqa/hotpotqa_train.jsonl", [line(i, [f"T {i}"], [f"T {i}", f"Rest {i}"]) for i in range(40)])
+    with pytest.raises(DataError, match="no paragraph in hotpotqa/ names another"):
+        HotpotMade(tmp_path, num_chunks=4)
