@@ -1,7 +1,7 @@
 """The compact form of a model folder: one safetensors file in bfloat16, equal tensors once.
 
-Layout: ``model.safetensors`` and ``encoder/`` (a sentence-transformers folder without weights). A tensor's key is
-``<role>/<weights file within the encoder's folder>::<name>``; the header's "shared" entry maps keys whose data equal
+Layout: ``model.safetensors`` and ``encoder/`` (a sentence-transformers folder without weights and card). A tensor's key
+is ``<role>/<weights file within the encoder's folder>::<name>``; the header's "shared" entry maps keys whose data equal
 another's to that other key.
 """
 
@@ -51,7 +51,9 @@ def compress(full: Path, compact: Path) -> None:
     state, action = (_skeleton(full / role) for role in ROLES)
     if state != action:
         raise ValueError("a compact folder needs two encoders of one architecture and tokeniser; save it in full")
-    shutil.copytree(full / ROLES[0], compact / SKELETON_NAME, ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(
+        full / ROLES[0], compact / SKELETON_NAME, ignore=shutil.ignore_patterns("*.safetensors", "README.md")
+    )
     save_file(tensors, compact / WEIGHTS_NAME, metadata={"shared": json.dumps(shared)})
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from qrag_retriever.errors import RecipeError
 from qrag_retriever.training.data import JsonLines, SampleSource
 from qrag_retriever.training.datasets import SOURCES, TRAINING_ONLY, open_source
+from qrag_retriever.training.datasets.passages import PassagesAsDocument
 from qrag_retriever.training.recipe import DataSettings, Recipe, RewardSettings
 from qrag_retriever.training.rewards import AnswerContainedReward, LLMAnswerReward, Reward, SupportingFactsReward
 from qrag_retriever.training.rewards.asking import make_llm
@@ -73,8 +74,8 @@ def _open(
         raise RecipeError(
             f"there is no source {settings.source!r}: expected a .jsonl file or one of {', '.join(SOURCES)}"
         )
-    if settings.mode is not None:
-        raise RecipeError(f"the data set {settings.source} has its own mode; leave out mode = {settings.mode!r}")
+    if settings.mode == "corpus":
+        raise RecipeError(f"the data set {settings.source} has its own mode; leave out mode = 'corpus'")
     if data_folder is None:
         raise RecipeError(f"the source {settings.source!r} lies in a data folder; name it with --data DIR")
     source = _dataset(settings, settings.split or split, data_folder)
@@ -87,9 +88,15 @@ def _open(
 
 def _dataset(settings: DataSettings, split: Any, folder: Path) -> SampleSource:
     try:
-        return open_source(settings.source, folder, split, **settings.options)
+        source = open_source(settings.source, folder, split, **settings.options)
     except TypeError as error:
         raise RecipeError(f"options of {settings.source}: {error}") from error
+    if settings.mode is None:
+        return source
+    try:
+        return PassagesAsDocument(source)
+    except ValueError as error:
+        raise RecipeError(f"{error}; leave out mode = 'document'") from error
 
 
 def _task(settings: DataSettings, source: SampleSource, numbers: np.ndarray, for_validation: bool = False) -> Task:

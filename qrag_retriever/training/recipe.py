@@ -65,7 +65,10 @@ class DataSettings(Settings):
     source: str = Field(description="A data set's name (babilong-qa2, hotpotqa, ...) or a .jsonl file.")
     weight: float = Field(default=1.0, gt=0, description="Share of the drawn samples, relative to other sources.")
     step_limit: int | None = Field(default=None, ge=1, description="Picks of an episode; None: the data set's own.")
-    mode: Mode | None = Field(default=None, description="For .jsonl: whether chunks are one text or loose passages.")
+    mode: Mode | None = Field(
+        default=None,
+        description='Of a .jsonl: chunks of one text, or loose passages. "document" shuffles passages of a data set.',
+    )
     split: Literal["train", "validation", "test"] | None = None
     max_samples: int | None = Field(default=None, ge=1, description="Use only so many questions, drawn by the seed.")
     withhold_supporting: bool = Field(default=False, description="Train as if only answers were known.")

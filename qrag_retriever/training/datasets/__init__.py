@@ -16,6 +16,7 @@ from qrag_retriever.training.data import SampleSource
 from qrag_retriever.training.data_checks import nearest
 from qrag_retriever.training.datasets.babi import LENGTHS, BabiLong
 from qrag_retriever.training.datasets.books import BookNoise
+from qrag_retriever.training.datasets.cloze import BookCloze
 from qrag_retriever.training.datasets.hotpot_made import HotpotMade
 from qrag_retriever.training.datasets.musique import MuSiQue
 from qrag_retriever.training.datasets.niah import TASKS as NIAH_TASKS
@@ -30,6 +31,7 @@ __all__ = [
     "SOURCES",
     "TRAINING_ONLY",
     "BabiLong",
+    "BookCloze",
     "BookNoise",
     "DatasetSource",
     "HotpotMade",
@@ -76,6 +78,7 @@ SOURCES: dict[str, Callable[..., DatasetSource]] = {
     "2wiki-open": TwoWikiOpen,
     "2wiki-made": TwoWikiMade,
     "hotpotqa-made": HotpotMade,
+    "books-cloze": BookCloze,
 }
 
 
@@ -86,10 +89,10 @@ def open_source(name: str, folder: str | Path, split: Split = "train", **options
         name: A key of `SOURCES`.
         folder: The data folder.
         split: "train", "validation" or "test"; "2wiki-open" has a test split only, "2wiki-made" and
-            "hotpotqa-made" a train split.
+            "hotpotqa-made" a train split, "books-cloze" no test split.
         options: What the class of the source takes besides: `BabiLong` (babilong-*), `Niah` (niah-*), `Squad`
             (ruler-qa-1), `RulerHotpot` (ruler-qa-2), `WikiQuestions` (hotpotqa, 2wiki), `MuSiQue`, `TwoWikiOpen`,
-            `TwoWikiMade`, `HotpotMade`.
+            `TwoWikiMade`, `HotpotMade`, `BookCloze`.
 
     Raises:
         ValueError: If the name is not known, or an option has a value that it cannot have.

@@ -65,12 +65,7 @@ class BookNoise:
         check_at_least_one(stretch=stretch, run=run)
         if window is not None:
             check_at_least_one(window=window)
-        found = find_files(folder, f"books/{'test' if split == 'test' else 'train'}/*.txt.gz")
-        if split != "test":
-            # The last of every ten, so that fewer than ten books leave none for validation rather than for training.
-            found = [path for i, path in enumerate(found) if (i % _EVERY == _EVERY - 1) == (split == "validation")]
-            if not found:
-                raise DataError(f"{folder} has fewer than {_EVERY} books in books/train: none is left for {split}")
+        found = book_files(folder, split)
         self.split: Split = split
         self.books = tuple(path.name for path in found)
         self.window = window
@@ -186,6 +181,21 @@ class SentencePool:
                 break
             drawn += self.sentences[start:end]
         return drawn[:num_sentences]
+
+
+def book_files(folder: str | Path, split: Split) -> list[Path]:
+    """Return the files of a split's books, by name; validation has every tenth of the train books.
+
+    Raises:
+        DataError: If there are none.
+    """
+    found = find_files(folder, f"books/{'test' if split == 'test' else 'train'}/*.txt.gz")
+    if split != "test":
+        # The last of every ten, so that fewer than ten books leave none for validation rather than for training.
+        found = [path for i, path in enumerate(found) if (i % _EVERY == _EVERY - 1) == (split == "validation")]
+        if not found:
+            raise DataError(f"{folder} has fewer than {_EVERY} books in books/train: none is left for {split}")
+    return found
 
 
 def default_noise(folder: str | Path, split: Split, num_sentences: int, seed: int = 0) -> BookNoise:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qrag_retriever.checks import check_at_least_one
-from qrag_retriever.training.data import Sample
+from qrag_retriever.training.data import Sample, SampleSource
 from qrag_retriever.training.data_checks import Place
 from qrag_retriever.training.datasets.reading import num_fitting
 from qrag_retriever.training.datasets.splits import Split, check_filled, cut_linked
@@ -163,6 +163,48 @@ class PooledQuestions:
         supporting = tuple(place for place, i in enumerate(order) if i < len(question.gold))
         chunks = tuple(chosen[i] for i in order)
         return Sample(question.id, question.question, chunks, supporting, question.answers, "corpus")
+
+
+class PassagesAsDocument:
+    """Loose passages as if they were the chunks of one text, in a new order at every draw.
+
+    Where order tells nothing, a pair learns to go by what the chunks say, and not only by where they are.
+
+    Attributes:
+        name: That of the source, with "-document" behind it.
+        default_step_limit: That of the source, if it has one.
+    """
+
+    def __init__(self, source: SampleSource) -> None:
+        """Wrap a source.
+
+        Args:
+            source: Its samples are in corpus mode.
+
+        Raises:
+            ValueError: If they are not.
+        """
+        if source.sample(0, np.random.default_rng(0)).mode != "corpus":
+            raise ValueError(f"{source.name} has documents already, whose chunks keep their order")
+        self._source = source
+        self.name = f"{source.name}-document"
+        self.default_step_limit: int | None = getattr(source, "default_step_limit", None)
+
+    def __len__(self) -> int:
+        """Return how many questions there are."""
+        return len(self._source)
+
+    def sample(self, number: int, random: np.random.Generator, era: int = 0) -> Sample:
+        """Shuffle a question's passages; see `SampleSource`."""
+        sample = self._source.sample(number, random, era)
+        order = random.permutation(len(sample.chunks)).tolist()
+        supporting = sample.supporting
+        if supporting is not None:
+            supporting = tuple(place for place, i in enumerate(order) if i in supporting)
+        chunks = tuple(sample.chunks[i] for i in order)
+        return dataclasses.replace(
+            sample, id=f"{sample.id}-document", chunks=chunks, supporting=supporting, mode="document"
+        )
 
 
 def drawn_from(pool: Sequence[str], count: int, taken: set[str], random: np.random.Generator) -> list[str]:
