@@ -31,7 +31,7 @@ _BATCH_TOKENS = {"cpu": 4096, "cuda": 65536, "mps": 16384}
 # A progress bar appears when an encode takes longer than this, in seconds.
 _PROGRESS_AFTER = 2.0
 # Old fast tokenisers raise "Already borrowed" when two threads use one.
-_TOKENIZER_LOCK = threading.RLock()
+TOKENIZER_LOCK = threading.RLock()
 
 
 class Encoder:
@@ -78,7 +78,7 @@ class Encoder:
         """
         import torch
 
-        with _TOKENIZER_LOCK:
+        with TOKENIZER_LOCK:
             padding = "longest" if pad_to is None else "max_length"
             padded = self._tokenizer.pad(
                 {"input_ids": list(batch)}, padding=padding, max_length=pad_to, return_tensors="pt"
@@ -95,7 +95,7 @@ class Encoder:
         """Tokenise texts without special tokens; special-token strings in them are plain characters."""
         if not texts:
             return []
-        with _TOKENIZER_LOCK:
+        with TOKENIZER_LOCK:
             encoded = self._tokenizer(
                 list(texts),
                 add_special_tokens=False,

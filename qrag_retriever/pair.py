@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qrag_retriever.config import QRAGConfig
-from qrag_retriever.encoders import position_limit
+from qrag_retriever.encoders import TOKENIZER_LOCK, position_limit
 from qrag_retriever.errors import ModelFolderError
 
 if TYPE_CHECKING:
@@ -98,6 +98,17 @@ def read_pair(folder: Path) -> Pair:
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def save_encoder(encoder: SentenceTransformer, folder: Path) -> None:
+    """Write one encoder as a folder of its own."""
+    # A tokenizer is saved with the cutting and padding of its last call, and two encoders may differ in nothing else.
+    backend = getattr(encoder.tokenizer, "backend_tokenizer", None)
+    with TOKENIZER_LOCK:
+        if backend is not None:
+            backend.no_truncation()
+            backend.no_padding()
+        encoder.save(str(folder))
 
 
 def download(name: str, revision: str | None) -> Path:

@@ -212,17 +212,24 @@ class TestBestMinQ:
         found = best_min_q(picks, most_lost)
         everything = sorted({q for one in picks for q in one.q_values})
         tried = [everything[0] - 0.5, *[q + 1 / 16 for q in everything]]
-        floor = mean_recall(picks, tried[0]) - most_lost - 1e-9
+        allowed = max(most_lost, 1 / len(picks)) if most_lost else 0.0
+        floor = mean_recall(picks, tried[0]) - allowed - 1e-9
         assert mean_recall(picks, found) >= floor
         best = max(mean_f1(picks, value) for value in tried if mean_recall(picks, value) >= floor)
         assert mean_f1(picks, found) == pytest.approx(best)
 
     def test_evidence_is_not_given_up_for_shorter_lists(self) -> None:
-        """Stopping at 0.6 has the better F1, and loses the second fact of one question in three."""
-        short = [picks_of((0, 5, 6, 7), (0,), (0.9, 0.5, 0.5, 0.5)) for _ in range(2)]
-        picks = [*short, picks_of((1, 3), (1, 3), (0.9, 0.4))]
+        """Stopping at 0.6 has the better F1, and loses a fact of two questions in six."""
+        short = [picks_of((0, 5, 6, 7), (0,), (0.9, 0.5, 0.5, 0.5)) for _ in range(4)]
+        picks = [*short, *(picks_of((1, 3), (1, 3), (0.9, 0.4)) for _ in range(2))]
         assert best_min_q(picks) < 0.4
         assert best_min_q(picks, most_lost=0.34) > 0.5
+
+    def test_one_question_does_not_decide(self) -> None:
+        short = [picks_of((0, 5, 6, 7), (0,), (0.9, 0.5, 0.5, 0.5)) for _ in range(5)]
+        picks = [*short, picks_of((1, 3), (1, 3), (0.9, 0.4))]
+        assert best_min_q(picks) > 0.5, "one of six is more than 0.01, and still a single question"
+        assert best_min_q(picks, most_lost=0.0) < 0.4
 
     def test_the_highest_of_equally_good_values(self) -> None:
         """Fewer picks for the same F1: the second question finds nothing, however long it goes on."""

@@ -14,12 +14,15 @@ from qrag_retriever.training.datasets.hotpot_made import HotpotMade
 from qrag_retriever.training.datasets.training_paragraphs import plain_name
 from tests.test_datasets import put
 
+# Words that only one paragraph has begin with "only".
 TEXTS = {
-    "Kiss and Tell": "Kiss and Tell is a 1945 comedy film in which Shirley Temple played Corliss. It did well.",
-    "Shirley Temple": "Shirley Temple was an American actress who later served as ambassador to Ghana.",
-    "Blue Harbor (album)": "Blue Harbor is the second album of Tin Roof, recorded in Oslo. It has ten songs.",
-    "Tin Roof": "Tin Roof was a Norwegian band from Bergen. Tin Roof broke up in 1999.",
-    "Long Road (film)": "Long Road is a film about Ohio, shot by the director of Kiss and Tell.",
+    "Kiss and Tell": "Kiss and Tell is a 1945 comedy film in which only1a Shirley Temple only1b played.",
+    "Shirley Temple": "Shirley Temple was an American actress who only2a only2b only2c only2d only2e only2f only2g.",
+    "Blue Harbor (album)": "Blue Harbor is the second album of only3a Tin Roof, only3b in Oslo.",
+    "Tin Roof": "Tin Roof was a Norwegian band from only4a only4b only4c only4d only4e only4f only4g only4h.",
+    "Long Road (film)": "Long Road is a film of only5a Kiss and Tell, only5b by the director of onlyfive.",
+    "United (album)": "United is the first album of a singer.",
+    "Report": "Report is a text on the United States, on Tin Roofs and on the Tin Roof Society.",
     "Gale (name)": "Gale is a name.",
     "Gale (storm)": "Gale is a strong wind.",
     "Stormy Day": "Stormy Day is a poem about a Gale at sea by night.",
@@ -45,7 +48,9 @@ def line(number: int, gold: list[str], titles: list[str]) -> dict[str, Any]:
 
 def put_lines(folder: Path, tested: tuple[str, ...] = ()) -> None:
     everything = list(TEXTS)
-    lines = [line(i, [f"Thing {i}"], [f"Thing {i}", *everything[i % 5 : i % 5 + 4]]) for i in range(40)]
+    # The evidence of one question stands beside another one's too.
+    beside = [[f"Thing {(i + 1) % 40}", *everything[i % 7 : i % 7 + 4]] for i in range(40)]
+    lines = [line(i, [f"Thing {i}"], [f"Thing {i}", *beside[i]]) for i in range(40)]
     put(folder, "hotpotqa/hotpotqa_train.jsonl", lines)
     if tested:
         put(folder, "hotpotqa/hotpotqa_dev.jsonl", [line(99, list(tested), list(tested))])
@@ -68,17 +73,19 @@ def test_evidence_is_a_paragraph_and_the_one_that_it_names(tmp_path: Path) -> No
         assert len(sample.chunks) == len(set(sample.chunks)) == 12
         assert sample.question.endswith("?")
         assert plain_name(pair[1]) not in sample.question, "what is named must be found by way of the other paragraph"
-    assert found == NAMED, "a name that two paragraphs share, Gale, links nothing"
+    assert found == NAMED, "a name that is shared (Gale), goes on (Tin Roof Society) or means more (United) is none"
 
 
 def test_a_question_has_words_of_both_paragraphs(tmp_path: Path) -> None:
     put_lines(tmp_path)
     source, random = HotpotMade(tmp_path, num_chunks=4), np.random.default_rng(0)
+    of_both = 0
     for number in range(100):
         sample = source.sample(number, random)
-        asked = set(sample.question.rstrip("?").split())
-        for i in sample.supporting or ():
-            assert asked & set(sample.chunks[i].partition(". ")[2].replace(".", "").replace(",", "").split())
+        asked = {word.strip("?.,") for word in sample.question.split() if word.startswith("only")}
+        of_both += all(any(word in sample.chunks[i] for word in asked) for i in sample.supporting or ())
+    # A short piece may have no such word.
+    assert of_both > 60
 
 
 def test_what_a_thing_is_stands_for_its_name(tmp_path: Path) -> None:
@@ -99,6 +106,13 @@ def test_evidence_of_test_and_validation_takes_no_part(tmp_path: Path) -> None:
     gold = {sample.chunks[i] for sample in held.samples for i in sample.supporting}  # type: ignore[attr-defined]
     assert gold
     assert not gold & seen
+    assert any(chunk.startswith("Thing") for chunk in seen), "evidence of other training questions may be there"
+
+
+def test_without_validation_nothing_is_held_back(tmp_path: Path) -> None:
+    put_lines(tmp_path)
+    whole = HotpotMade(tmp_path, num_chunks=4, validation_share=0.0)
+    assert len(whole._paragraphs.texts) == len(TEXTS) + 40
 
 
 def test_a_draw_repeats(tmp_path: Path) -> None:

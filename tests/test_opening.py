@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qrag_retriever.errors import RecipeError
+from qrag_retriever.errors import DataError, RecipeError
 from qrag_retriever.training.opening import open_tasks
 from qrag_retriever.training.recipe import parse_recipe
 from tests.test_datasets import put
@@ -58,6 +58,19 @@ def test_passages_may_be_given_as_a_document(tmp_path: Path) -> None:
         assert [sample.chunks[i] for i in sample.supporting or ()] == [plain.chunks[i] for i in plain.supporting or ()]
         orders.add(sample.chunks)
     assert len(orders) > 3, "a new order at every draw"
+
+
+def test_made_questions_are_no_validation(tmp_path: Path) -> None:
+    recipe = parse_recipe({"data": [{"source": "hotpotqa"}], "validation": [{"source": "hotpotqa-made"}]})
+    put_hotpotqa(tmp_path)
+    with pytest.raises(RecipeError, match="hotpotqa-made makes up questions for training only"):
+        open_tasks(recipe, tmp_path, tmp_path, {})
+
+
+def test_what_data_lacks_is_not_told_as_a_matter_of_mode(tmp_path: Path) -> None:
+    recipe = parse_recipe({"data": [{"source": "hotpotqa", "mode": "document"}]})
+    with pytest.raises(DataError):
+        open_tasks(recipe, tmp_path, tmp_path, {})
 
 
 def test_a_document_keeps_its_order(tmp_path: Path) -> None:

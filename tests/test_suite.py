@@ -347,6 +347,29 @@ def test_a_run_measures_all_methods_on_the_same_questions(
     assert shown.count("multi-step-minilm") == len(sets) + 2 * len(sets) + 1, "in results, differences and growth"
 
 
+def test_mistakes_are_the_questions_whose_evidence_was_not_found(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mistakes.jsonl"
+    written = ["--json", str(tmp_path / "figures.json"), "--mistakes", str(path)]
+    assert main(arguments(data, "babilong-qa1", "hotpotqa", "--lengths", "1k", "--samples", "8", *written)) == 0
+    rows = {row["benchmark"]: row for row in json.loads((tmp_path / "figures.json").read_text())["rows"]}
+    mistakes = list(map(json.loads, path.read_text(encoding="utf-8").splitlines()))
+    assert mistakes, "the untrained tiny model must miss something"
+    for benchmark, row in rows.items():
+        own = [mistake for mistake in mistakes if mistake["benchmark"] == benchmark]
+        assert len(own) == round((1 - row["fact_recall"]) * row["samples"])
+    samples = {sample.id: sample for name in rows for sample in open_questions(name, rows[name]["length"], data, 8)}
+    for mistake in mistakes:
+        sample, picks = samples[mistake["id"]], mistake["picks"]
+        missing = {fact["chunk_id"] for fact in mistake["missing"]}
+        assert missing == set(sample.supporting or ()) - {pick["chunk_id"] for pick in picks}
+        assert missing
+        assert len(picks) == 2
+        for pick in picks:
+            assert pick["text"] == sample.chunks[pick["chunk_id"]]
+            assert pick["is_evidence"] == (pick["chunk_id"] in (sample.supporting or ()))
+            assert isinstance(pick["q_value"], float)
+
+
 def test_a_language_model_of_the_users_own_reads_and_searches(
     data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -188,6 +188,13 @@ def test_questions_of_ones_own_are_cut_into_training_and_validation(tmp_path: Pa
     }
 
 
+def test_a_validation_that_the_reward_cannot_judge_is_refused(tmp_path: Path, tiny_encoder: Path) -> None:
+    line = {"question": "Who?", "chunks": ["Ann.", "Bob."], "answers": [["Ann"]]}
+    (tmp_path / "answers.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match="can judge no question of the validation"):
+        trainer_of(tmp_path, tiny_encoder, {"validation": [{"source": str(tmp_path / "answers.jsonl")}]})
+
+
 def test_without_validation_the_last_model_is_kept(tmp_path: Path, tiny_encoder: Path) -> None:
     trainer = trainer_of(tmp_path, tiny_encoder, without_validation(tmp_path))
     assert len(trainer.validation) == 0
@@ -227,7 +234,7 @@ def test_the_model_that_was_best_on_validation_is_kept(
         embedded.append(trainer.pair.embed_chunks(STORY).detach().numpy())
         return type("Figures", (), {"to_dict": lambda self: {"fact_recall": recall, "exact": recall}})()
 
-    monkeypatch.setattr("qrag_retriever.training.trainer.figures_of", figures)
+    monkeypatch.setattr("qrag_retriever.training.validation.figures_of", figures)
     model = trainer.fit()
     np.testing.assert_allclose(model.encode_chunks(STORY), embedded[3], atol=1e-5)
     assert np.abs(embedded[3] - embedded[4]).max() > 1e-4

@@ -86,6 +86,11 @@ def test_stop_values_of_the_modes_that_have_facts(tiny_encoder: Path) -> None:
     assert unknown.min_q == {}
 
 
+def test_a_source_that_comes_twice_is_told_apart(tiny_encoder: Path) -> None:
+    figures = validation(Stories("one"), Stories("one", "corpus")).measure(tiny_pair(tiny_encoder)).figures
+    assert {"fact_recall/one", "fact_recall/one-2"} <= set(figures)
+
+
 def test_without_tasks_there_is_nothing_to_measure() -> None:
     assert len(Validation([], 10, 1, SupportingFactsReward(), 0.99)) == 0
 

@@ -44,7 +44,9 @@ def line(number: int, gold: list[str], titles: list[str]) -> dict[str, Any]:
 def put_lines(folder: Path, tested: tuple[str, ...] = ()) -> None:
     """Write questions over all paragraphs; the evidence of a question in the test file is ``tested``."""
     everything = list(TEXTS)
-    lines = [line(i, [f"Thing {i}"], [f"Thing {i}", *everything[i % 6 : i % 6 + 7]]) for i in range(40)]
+    # The evidence of one question stands beside another one's too.
+    beside = [[f"Thing {(i + 1) % 40}", *everything[i % 6 : i % 6 + 7]] for i in range(40)]
+    lines = [line(i, [f"Thing {i}"], [f"Thing {i}", *beside[i]]) for i in range(40)]
     put(folder, "2wiki/2wiki_train.jsonl", lines)
     if tested:
         put(folder, "2wiki/2wiki_dev.jsonl", [line(99, list(tested), list(tested))])

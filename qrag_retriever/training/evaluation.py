@@ -159,8 +159,8 @@ def best_min_q(picks: Sequence[Picks], most_lost: float = 0.01) -> float:
 
     Args:
         picks: Of questions whose evidence is known; others have no say.
-        most_lost: Fact recall that stopping may cost, as a share of the questions. Evidence that is never picked
-            cannot be used, while a pick too many costs a reader a few lines.
+        most_lost: Fact recall that stopping may cost, as a share of the questions, but at least one question unless
+            it is 0. Evidence that is never picked cannot be used, while a pick too many costs a reader a few lines.
 
     Raises:
         ValueError: If no question has annotated facts.
@@ -189,7 +189,9 @@ def best_min_q(picks: Sequence[Picks], most_lost: float = 0.01) -> float:
     recalls = np.array([all_found[rows, count].mean() for count in counts])
     # Rounded, so that equal means of other sums are equal.
     scores = np.round([f1[rows, count].mean() for count in counts], 9)
+    # Of fewer than a hundred questions, a share of 0.01 would be none, and one question would decide.
+    allowed = max(most_lost, 1 / len(known)) if most_lost else 0.0
     # The first candidate stops nowhere.
-    scores[recalls < recalls[0] - most_lost - 1e-9] = -np.inf
+    scores[recalls < recalls[0] - allowed - 1e-9] = -np.inf
     # The highest of equally good values: fewer picks for the same F1.
     return float(candidates[len(scores) - 1 - int(np.argmax(scores[::-1]))])

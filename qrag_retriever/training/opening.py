@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qrag_retriever.errors import RecipeError
+from qrag_retriever.errors import DataError, RecipeError
 from qrag_retriever.training.data import JsonLines, SampleSource
 from qrag_retriever.training.datasets import SOURCES, TRAINING_ONLY, open_source
 from qrag_retriever.training.datasets.passages import PassagesAsDocument
@@ -74,6 +74,8 @@ def _open(
         raise RecipeError(
             f"there is no source {settings.source!r}: expected a .jsonl file or one of {', '.join(SOURCES)}"
         )
+    if settings.source in TRAINING_ONLY and (settings.split or split) != "train":
+        raise RecipeError(f"{settings.source} makes up questions for training only; validate with the real ones")
     if settings.mode == "corpus":
         raise RecipeError(f"the data set {settings.source} has its own mode; leave out mode = 'corpus'")
     if data_folder is None:
@@ -95,6 +97,8 @@ def _dataset(settings: DataSettings, split: Any, folder: Path) -> SampleSource:
         return source
     try:
         return PassagesAsDocument(source)
+    except DataError:
+        raise
     except ValueError as error:
         raise RecipeError(f"{error}; leave out mode = 'document'") from error
 

@@ -110,7 +110,9 @@ class WarmStartSettings(Settings):
     start_temperature: float = Field(default=0.05, gt=0, description="Divides Q-values in the cross-entropy; learned.")
     max_candidates: int = Field(default=512, ge=2, description="Chunks per state in the loss.")
     fresh_tokens: int = Field(
-        default=3000, ge=1, description="Tokens of chunks per update, about, that are embedded with gradients."
+        default=3000,
+        ge=1,
+        description="Tokens of chunks per update and process, about, that are embedded with gradients.",
     )
     patience_updates: int | None = Field(
         default=None, ge=1, description="Go on to PQN when validation has not improved for so many updates."

@@ -58,9 +58,13 @@ class RunFolder:
 
         Raises:
             OSError: If there is none.
-            ValueError: If it is no JSON.
+            ValueError: If it is no report.
         """
-        found: dict[str, Any] = json.loads(self.report.read_text(encoding="utf-8"))
+        try:
+            found: dict[str, Any] = json.loads(self.report.read_text(encoding="utf-8"))
+            _ = found["recipe"], found["best"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.report} is damaged ({error}); delete it to go on with the run") from error
         return found
 
     def write_report(self, report: Mapping[str, Any]) -> None:
@@ -79,7 +83,7 @@ class RunFolder:
             checkpoint = newest_checkpoint(self.path)
             self._put_back_model()
             has_model = self.model.exists()
-            if not resume and (checkpoint is not None or has_model):
+            if not resume and (checkpoint is not None or has_model or self.report.exists()):
                 raise FileExistsError(f"{self.path} holds a run; go on with --resume, or name another run.output")
             if self.report.is_file() and has_model:
                 return Found(report=self.read_report())

@@ -120,6 +120,11 @@ class Trainer:
         self.mixture = Mixture(training, self._reward, run.hardest_of)
         self.validation = Validation(validation, run.validation_samples, run.seed, self._reward, recipe.pqn.gamma)
         self._build_networks(start)
+        if recipe.validation and not len(self.validation):
+            raise RecipeError(
+                f"the reward ({recipe.reward.kind}) can judge no question of the validation; name another one in "
+                "[[validation]], or leave it out"
+            )
         self._watch = Stopwatch()
         self._health = Health()
         self._signals = StopSignals(tell=self._processes.is_first)

@@ -76,7 +76,8 @@ class Validation:
         """
         by_task = fixed_episodes(tasks, num_samples, seed, reward)
         self.episodes: list[tuple[Sample, int]] = [episode for own in by_task for episode in own]
-        self._sources = [task.source.name for task, own in zip(tasks, by_task, strict=True) for _ in own]
+        names = _unique([task.source.name for task in tasks])
+        self._sources = [name for name, own in zip(names, by_task, strict=True) for _ in own]
         self._reward, self._gamma = reward, gamma
 
     def __len__(self) -> int:
@@ -106,3 +107,8 @@ class Validation:
                 found = figures_of(own).to_dict()
                 figures.update({f"{kind}/{name}": found[kind] for kind in _BY_SOURCE})
         return figures
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Number the names that come again: one source may be there with several options."""
+    return [name if name not in names[:i] else f"{name}-{names[: i + 1].count(name)}" for i, name in enumerate(names)]

@@ -15,6 +15,7 @@ from qrag_retriever._extras import require_extra
 from qrag_retriever._files import write_whole_file
 from qrag_retriever.benchmarks.suite.figures import Outcomes, difference, num_picks, row_of, scores_of
 from qrag_retriever.benchmarks.suite.methods import Baselines, Method, MultiStep, model_label, names_of
+from qrag_retriever.benchmarks.suite.mistakes import mistake_of, write_mistakes
 from qrag_retriever.benchmarks.suite.questions import BENCHMARKS, NATIVE, QuestionSet, open_questions
 from qrag_retriever.benchmarks.suite.reading import Reader
 from qrag_retriever.benchmarks.suite.report import (
@@ -88,9 +89,10 @@ def run(options: argparse.Namespace, rows: list[Row], differences: list[Row]) ->
     baselines = Baselines(model, label, llm, options.device)
     methods: list[Method] = [MultiStep(OURS, model, label, options.beam_width)]
     methods += [baselines.make(name) for name in names_of(options.baseline)]
+    mistakes: list[Row] = []
     for name, length in wanted:
         questions = open_questions(name, length, options.data, options.samples, options.seed)
-        found, compared = measure(questions, methods, reader)
+        found, compared = measure(questions, methods, reader, mistakes)
         rows += found
         differences += compared
         if options.json:
@@ -104,12 +106,23 @@ def run(options: argparse.Namespace, rows: list[Row], differences: list[Row]) ->
             write_whole_file(Path(options.json), json.dumps(content, indent=2) + "\n")
         if options.plot:
             plot(rows, Path(options.plot))
+        if options.mistakes:
+            write_mistakes(mistakes, Path(options.mistakes))
 
 
 def measure(
-    questions: QuestionSet, methods: Sequence[Method], reader: Reader | None = None
+    questions: QuestionSet,
+    methods: Sequence[Method],
+    reader: Reader | None = None,
+    mistakes: list[Row] | None = None,
 ) -> tuple[list[Row], list[Row]]:
     """Measure methods on one set of questions; each question is made once and put to all of them.
+
+    Args:
+        questions: The questions.
+        methods: Ours first.
+        reader: Answers from the picks, if wanted.
+        mistakes: What ours did not find is added here, if wanted.
 
     Returns:
         The rows, and the paired differences between the first method and every other.
@@ -117,6 +130,7 @@ def measure(
     outcomes = [Outcomes() for _ in methods]
     embedded = [method.embed_seconds for method in methods]
     num_chunks = num_longer = 0
+    about = {"benchmark": questions.benchmark, "length": questions.length}
     shown = tqdm(questions, desc=f"{questions.benchmark} {questions.length}", leave=False, disable=None)
     for sample in shown:
         num_chunks += len(sample.chunks)
@@ -129,7 +143,9 @@ def measure(
             if reader is not None:
                 scores.update(reader.scores(sample, found.chunk_ids[: questions.step_limit]))
             outcome.add(sample, found, scores)
-    about = {"benchmark": questions.benchmark, "length": questions.length}
+            if method is methods[0] and mistakes is not None:
+                mistake = mistake_of(sample, found, questions.step_limit)
+                mistakes += [] if mistake is None else [{**about, **mistake}]
     rows = [
         {
             **about,
@@ -201,7 +217,7 @@ def _language_model(name: str | None) -> Any:
 
 def _check_outputs(options: argparse.Namespace) -> None:
     """Find out before measuring whether what is measured can be written."""
-    for name in filter(None, (options.json, options.plot)):
+    for name in filter(None, (options.json, options.plot, options.mistakes)):
         if not Path(name).absolute().parent.is_dir():
             raise ValueError(f"there is no folder {Path(name).parent} to write {Path(name).name} to")
     if options.plot:
@@ -239,6 +255,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dtype", help="float32, bfloat16, float16")
     add("--json", metavar="FILE", help="write all figures here")
     add("--plot", metavar="FILE", help="draw fact recall over length here")
+    add("--mistakes", metavar="FILE", help="write the questions whose evidence ours did not find here, as JSON lines")
     return parser
 
 

@@ -188,12 +188,6 @@ class BabiLong:
         """Return how many questions there are."""
         return len(self._questions)
 
-    @property
-    def num_longer(self) -> int:
-        """How many questions have more statements than ``num_chunks``, and so a longer document without noise."""
-        most = self.num_chunks
-        return 0 if most is None else sum(question.num_statements > most for _, question in self._questions)
-
     def sample(self, number: int, random: np.random.Generator, era: int = 0) -> Sample:
         """Put a story among noise; see `SampleSource`. Bare stories draw nothing but new names."""
         story, question = self._questions[number]

@@ -18,6 +18,7 @@ from qrag_retriever.training.sentences import split_sentences
 _STEP_LIMIT = 3
 _SHORTEST = 200  # characters of a paragraph that is asked for
 _WORDS = (6, 16)  # of a piece
+_READ = 500  # characters into a paragraph after which an encoder may have stopped reading
 _TWO_SHARE = 0.4  # questions made of two pieces
 _CUT_SHARE = 0.7  # paragraphs that no longer have the sentence that a piece is of
 
@@ -66,7 +67,7 @@ class BookCloze:
             seed: With the era, decides which documents.
 
         Raises:
-            DataError: If there are no books, or none is long enough.
+            DataError: If there are no books.
         """
         check_split(split, ["train", "validation"])
         check_at_least_one(num_chunks=num_chunks, num_documents=num_documents, num_questions=num_questions)
@@ -81,10 +82,14 @@ class BookCloze:
         return self._num_questions
 
     def sample(self, number: int, random: np.random.Generator, era: int = 0) -> Sample:
-        """Take words out of one of the era's documents; see `SampleSource`."""
+        """Take words out of one of the era's documents; see `SampleSource`.
+
+        Raises:
+            DataError: If no book is long enough for the documents.
+        """
         documents = self._documents_of(era)
         chunks = list(documents[int(random.integers(len(documents)))])
-        usable = [i for i, chunk in enumerate(chunks) if len(chunk) >= _SHORTEST]
+        usable = [i for i, chunk in enumerate(chunks) if len(chunk) >= _SHORTEST and _sentences(chunk)]
         wanted = min(len(usable), 2 if random.random() < _TWO_SHARE else 1)
         facts = sorted(usable[i] for i in random.choice(len(usable), wanted, replace=False).tolist())
         pieces = {fact: _piece(chunks[fact], random) for fact in facts}
@@ -101,28 +106,42 @@ class BookCloze:
         return self._documents[1]
 
     def _document(self, random: np.random.Generator) -> list[str]:
+        """Take paragraphs around one that can be asked for, from a random book that has enough of them."""
         for book in random.permutation(len(self._paths)).tolist():
             if book not in self._books:
                 self._books[book] = [text for text in read_text(self._paths[book]).split("\n") if text.strip()]
             paragraphs = self._books[book]
-            if len(paragraphs) < self.num_chunks:
+            usable = [place for place, text in enumerate(paragraphs) if len(text) >= _SHORTEST and _sentences(text)]
+            if len(paragraphs) < self.num_chunks or not usable:
                 continue
-            start = int(random.integers(len(paragraphs) - self.num_chunks + 1))
-            found = paragraphs[start : start + self.num_chunks]
-            if any(len(text) >= _SHORTEST for text in found):
-                return found
+            place = usable[int(random.integers(len(usable)))]
+            first = max(0, place - self.num_chunks + 1)
+            start = int(random.integers(first, min(place, len(paragraphs) - self.num_chunks) + 1))
+            return paragraphs[start : start + self.num_chunks]
         raise DataError(
             f"no book for {self.split} has {self.num_chunks} paragraphs, one of them of {_SHORTEST} characters"
         )
 
 
+def _sentences(paragraph: str) -> list[tuple[int, str]]:
+    """Return the sentences that words may be taken out of, with their places: long ones that an encoder reads."""
+    found, read = [], 0
+    for place, sentence in enumerate(split_sentences(paragraph)):
+        if len(sentence.split()) >= _WORDS[0] and read <= _READ:
+            found.append((place, sentence))
+        read += len(sentence)
+    return found
+
+
 def _piece(paragraph: str, random: np.random.Generator) -> _Piece:
     """Take a few words out of a paragraph; the sentence around them may go with them."""
-    sentences = split_sentences(paragraph)
-    chosen = int(random.integers(len(sentences)))
-    words = sentences[chosen].split()
-    start = int(random.integers(max(1, len(words) - _WORDS[0] + 1)))
+    usable = _sentences(paragraph)
+    place, sentence = usable[int(random.integers(len(usable)))]
+    words = sentence.split()
+    start = int(random.integers(len(words) - _WORDS[0] + 1))
     piece = " ".join(words[start : start + int(random.integers(*_WORDS))]).strip(' .,;:!?"')
-    if len(sentences) > 1 and random.random() < _CUT_SHARE:
-        paragraph = " ".join(sentences[:chosen] + sentences[chosen + 1 :])
+    kept = split_sentences(paragraph)
+    if len(kept) > 1 and random.random() < _CUT_SHARE:
+        del kept[place]
+        paragraph = " ".join(kept)
     return _Piece(piece, paragraph)

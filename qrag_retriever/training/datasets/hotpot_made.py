@@ -143,7 +143,7 @@ def _mentions(texts: Mapping[str, str]) -> list[_Mention]:
     titles: dict[str, list[str]] = defaultdict(list)
     for title in texts:
         titles[plain_name(title)].append(title)
-    known = {name: own[0] for name, own in titles.items() if len(own) == 1 and len(name) >= _SHORTEST_NAME}
+    known = {name: own[0] for name, own in titles.items() if len(own) == 1 and _is_telling(name, own[0])}
     longest = max((len(name.split()) for name in known), default=0)
     found = []
     for title, text in texts.items():
@@ -156,15 +156,24 @@ def _mentions(texts: Mapping[str, str]) -> list[_Mention]:
     return found
 
 
+def _is_telling(name: str, title: str) -> bool:
+    """Tell whether a name can hardly mean another thing; a title says in brackets which of many things it is."""
+    return len(name) >= _SHORTEST_NAME and (" " in name or name == title)
+
+
 def _names_in(sentence: str, known: Mapping[str, str], longest: int) -> list[tuple[int, int, str]]:
-    """Return where a sentence has known names, and whose they are; the longest at each place."""
+    """Return where a sentence has known names, and whose they are; the longest at each place.
+
+    A name that goes on is another one: "New England" in "New England Patriots".
+    """
     words = [(match.start(), match.end()) for match in re.finditer(r"[^\s,;:()\"]+", sentence)]
     found, place = [], 0
     while place < len(words):
         for length in range(min(longest, len(words) - place), 0, -1):
             start, end = words[place][0], words[place + length - 1][1]
             name = sentence[start:end].removesuffix(".").removesuffix("'s")
-            if name in known and name[0].isupper():
+            goes_on = re.match(r" [A-Z]", sentence[start + len(name) :]) is not None
+            if name in known and name[0].isupper() and not goes_on:
                 found.append((start, start + len(name), known[name]))
                 place += length - 1
                 break

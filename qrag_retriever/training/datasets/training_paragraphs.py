@@ -67,11 +67,8 @@ def training_paragraphs(name: WikiName, folder: str | Path, validation_share: fl
     titles_of: dict[str, str] = {}
     for record in read_wiki(wiki_file(folder, f"{name}/{name}_train")):
         titles_of.update({text: title for title, text in record.paragraphs})
-    forbidden: set[str] = set()
-    for sample in WikiQuestions(name, folder, "validation", validation_share=validation_share).samples:
-        forbidden |= {titles_of[sample.chunks[i]] for i in sample.supporting or ()}
     source = WikiQuestions(name, folder, "train", validation_share=validation_share)
-    forbidden |= source.test_titles
+    forbidden = source.test_titles | source.validation_titles
     texts: dict[str, str] = {}
     beside: dict[str, set[str]] = defaultdict(set)
     for sample in source.samples:

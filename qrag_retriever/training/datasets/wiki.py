@@ -93,6 +93,7 @@ class WikiQuestions(FixedQuestions):
 
     Attributes:
         test_titles: Gold titles of the test questions that there are; empty in the test split.
+        validation_titles: In the train split, gold titles of the validation questions.
     """
 
     def __init__(
@@ -130,7 +131,12 @@ class WikiQuestions(FixedQuestions):
         _check_kinds(kinds, {record.kind for record in records})
         dropped: dict[str, int] = {}
         self.test_titles = _test_titles(name, folder, split)
-        chosen = select_split(_titled(records, dropped), split, self.test_titles, validation_share, dropped)
+        titled = _titled(records, dropped)
+        chosen = select_split(titled, split, self.test_titles, validation_share, dropped)
+        self.validation_titles: set[str] = set()
+        if split == "train":
+            held_out = select_split(titled, "validation", self.test_titles, validation_share, {})
+            self.validation_titles = {title for question in held_out for title in question.gold_titles}
         # Behind the cut, so that a question is on the same side whatever is filtered.
         wanted = {record.id for record in records if setting in {None, record.setting}}
         wanted &= {record.id for record in records if kinds is None or record.kind in kinds}

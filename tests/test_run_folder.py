@@ -1,0 +1,66 @@
+"""A run's folder: what is found in it, and what is left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qrag_retriever.training.run_folder import RunFolder
+
+
+def test_an_empty_folder_is_made_and_locked(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "new" / "run")
+    found = folder.take(resume=False)
+    assert (found.error, found.report, found.checkpoint) == (None, None, None)
+    other = RunFolder(folder.path).take(resume=True)
+    assert isinstance(other.error, FileExistsError)
+    assert "another run is at work" in str(other.error)
+    folder.release()
+    again = RunFolder(folder.path)
+    assert again.take(resume=False).error is None
+    again.release()
+
+
+@pytest.mark.parametrize("name", ["report.json", "model", "checkpoints/00000003"])
+def test_what_is_there_is_not_touched_unless_it_is_to_be_gone_on_with(tmp_path: Path, name: str) -> None:
+    there = tmp_path / name
+    if name.endswith(".json"):
+        there.write_text("mine", encoding="utf-8")
+    else:
+        there.mkdir(parents=True)
+    folder = RunFolder(tmp_path)
+    error = folder.take(resume=False).error
+    folder.release()
+    assert isinstance(error, FileExistsError)
+    assert "go on with --resume" in str(error)
+    assert there.exists()
+
+
+def test_the_report_of_a_run_without_a_model_is_of_a_run_thrown_away(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_report({"recipe": {}, "best": None})
+    found = folder.take(resume=True)
+    folder.release()
+    assert (found.error, found.report) == (None, None)
+    assert not folder.report.exists()
+
+
+def test_a_finished_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.model.mkdir()
+    folder.write_report({"recipe": {"a": 1}, "best": None})
+    found = folder.take(resume=True)
+    folder.release()
+    assert found.report == {"recipe": {"a": 1}, "best": None}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"recipe": {}', "7", '{"recipe": {}}'])
+def test_a_damaged_report_is_named(tmp_path: Path, text: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.model.mkdir()
+    folder.report.write_text(text, encoding="utf-8")
+    error = folder.take(resume=True).error
+    folder.release()
+    assert isinstance(error, ValueError)
+    assert "report.json is damaged" in str(error)
