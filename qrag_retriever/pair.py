@@ -70,7 +70,8 @@ def _weights_digest(encoder: SentenceTransformer) -> bytes:
     for name, tensor in sorted(encoder.state_dict().items()):
         # BERT's own pooler is not used, and is random where a checkpoint lacks it.
         if ".pooler." not in name:
-            digest.update(name.encode())
+            # Named anew in sentence-transformers 6; an index must not depend on the release that built it.
+            digest.update(name.replace(".auto_model.", ".model.", 1).encode())
             digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.digest()
 

@@ -119,7 +119,10 @@ def test_a_draw_repeats(tmp_path: Path) -> None:
     put_lines(tmp_path)
     source = HotpotMade(tmp_path, num_chunks=6)
     assert source.sample(3, np.random.default_rng(5)) == source.sample(3, np.random.default_rng(5))
-    assert len({source.sample(3, np.random.default_rng(i)).question for i in range(20)}) > 5
+    others = [source.sample(3, np.random.default_rng(i)) for i in range(20)]
+    assert len({sample.question for sample in others}) == 1, "a number names a question"
+    assert len({sample.chunks for sample in others}) > 5
+    assert len({source.sample(i, np.random.default_rng(0)).question for i in range(20)}) > 5
     assert len(source) == 20_000
 
 

@@ -248,3 +248,31 @@ class TestHardest:
         assert [one.draw(streams[0])[0].id for _ in range(30)] == [other.draw(streams[1])[0].id for _ in range(30)]
         with pytest.raises(ValueError, match="9 questions have become 8"):
             Mixture([task(Numbered("a", 8))], REWARD).restore(*one.state())
+
+
+class TestEraQuestions:
+    def drawn(self, mixture: Mixture, era: int, count: int = 200) -> set[str]:
+        mixture.era = era
+        return {mixture.draw(np.random.default_rng(i))[0].id for i in range(count)}
+
+    def test_an_era_keeps_to_some_questions(self) -> None:
+        mixture = Mixture([task(Numbered("a", 500), era_questions=7)], REWARD, seed=3)
+        first = self.drawn(mixture, 0)
+        assert len(first) == 7
+        assert len(self.drawn(mixture, 1)) == 7
+        assert self.drawn(mixture, 1) != first
+        assert self.drawn(mixture, 0) == first
+        again = Mixture([task(Numbered("a", 500), era_questions=7)], REWARD, seed=3)
+        assert self.drawn(again, 0) == first
+        other = Mixture([task(Numbered("a", 500), era_questions=7)], REWARD, seed=4)
+        assert self.drawn(other, 0) != first
+
+    def test_more_than_there_are_is_all(self) -> None:
+        mixture = Mixture([task(Numbered("a", 5), era_questions=9)], REWARD)
+        assert len(self.drawn(mixture, 0)) == 5
+
+    def test_every_task_has_its_own(self) -> None:
+        tasks = [task(Numbered("a", 100), era_questions=3), task(Numbered("b", 100))]
+        drawn = self.drawn(Mixture(tasks, REWARD), 0, 600)
+        assert len({name for name in drawn if name.startswith("a")}) == 3
+        assert len({name for name in drawn if name.startswith("b")}) > 50

@@ -107,7 +107,9 @@ def _task(settings: DataSettings, source: SampleSource, numbers: np.ndarray, for
     if settings.max_samples is not None and not for_validation:
         numbers = np.sort(np.random.default_rng(0).permutation(numbers)[: settings.max_samples])
     limit = settings.step_limit or getattr(source, "default_step_limit", None)
-    return Task(source, numbers, settings.weight, limit, settings.withhold_supporting and not for_validation)
+    if for_validation:
+        return Task(source, numbers, settings.weight, limit)
+    return Task(source, numbers, settings.weight, limit, settings.withhold_supporting, settings.era_questions)
 
 
 def open_reward(settings: RewardSettings) -> Reward:

@@ -71,6 +71,11 @@ class DataSettings(Settings):
     )
     split: Literal["train", "validation", "test"] | None = None
     max_samples: int | None = Field(default=None, ge=1, description="Use only so many questions, drawn by the seed.")
+    era_questions: int | None = Field(
+        default=None,
+        ge=1,
+        description="Questions drawn from between two refreshes, so that their chunks are embedded once; None: all.",
+    )
     withhold_supporting: bool = Field(default=False, description="Train as if only answers were known.")
     options: dict[str, Any] = Field(default_factory=dict, description="Handed to the data set's loader.")
 

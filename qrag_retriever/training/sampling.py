@@ -27,6 +27,7 @@ class Task:
         weight: Relative to other tasks.
         step_limit: Picks of an episode; None: two more than a sample has facts, or 4.
         withhold_supporting: Whether the facts are kept from the training.
+        era_questions: Questions that one era draws from, so that their chunks are embedded once in it; None: all.
     """
 
     source: SampleSource
@@ -34,6 +35,7 @@ class Task:
     weight: float = 1.0
     step_limit: int | None = None
     withhold_supporting: bool = False
+    era_questions: int | None = None
 
     def episode(self, number: int, random: np.random.Generator, era: int = 0) -> tuple[Sample, int]:
         """Return a sample and its step limit."""
@@ -55,13 +57,14 @@ class Mixture:
     Source: prioritised replay (arXiv 1511.05952), here of questions and not of transitions.
     """
 
-    def __init__(self, tasks: Sequence[Task], reward: Reward, hardest_of: int = 1) -> None:
+    def __init__(self, tasks: Sequence[Task], reward: Reward, hardest_of: int = 1, seed: int = 0) -> None:
         """Set up the draw.
 
         Args:
             tasks: At least one, none of them empty.
             reward: Says which samples it cannot judge.
             hardest_of: Questions that a draw looks at; a question that has not been trained on is the hardest.
+            seed: With the era, decides which questions are drawn from in an era.
 
         Raises:
             ValueError: If a task has no samples.
@@ -74,7 +77,9 @@ class Mixture:
         self._shares = np.cumsum([task.weight for task in tasks]) / sum(task.weight for task in tasks)
         self.era = 0
         self._skipped: dict[tuple[str, str], str] = {}  # source and sample -> reason
-        self._hardest_of = hardest_of
+        self._hardest_of, self._seed = hardest_of, seed
+        # Of each task that keeps to some questions: the era, and their places.
+        self._of_era: dict[int, tuple[int, np.ndarray]] = {}
         self._losses = [np.full(len(task.numbers), np.inf, np.float32) for task in tasks]
         # Where the losses of what was drawn are to be noted.
         self._places: dict[str, tuple[int, int]] = {}
@@ -90,7 +95,7 @@ class Mixture:
             drawn = int(np.searchsorted(self._shares, random.random(), side="right"))
             chosen = min(drawn, len(self.tasks) - 1)
             task, losses = self.tasks[chosen], self._losses[chosen]
-            looked_at = random.integers(len(task.numbers), size=self._hardest_of)
+            looked_at = self._looked_at(chosen, random)
             place = int(looked_at[losses[looked_at].argmax()])
             sample, limit = task.episode(int(task.numbers[place]), random, self.era)
             reason = self._reward.unusable(sample)
@@ -99,6 +104,19 @@ class Mixture:
                 return sample, limit
             self._skipped[task.source.name, sample.id] = reason
         raise ValueError(f"the reward can judge none of {_MOST_ATTEMPTS} samples drawn; the last one because {reason}")
+
+    def _looked_at(self, chosen: int, random: np.random.Generator) -> np.ndarray:
+        """Draw the places of the questions that a draw takes the hardest of."""
+        task = self.tasks[chosen]
+        count = len(task.numbers)
+        if task.era_questions is None or task.era_questions >= count:
+            return random.integers(count, size=self._hardest_of)
+        if chosen not in self._of_era or self._of_era[chosen][0] != self.era:
+            era_random = np.random.default_rng([self._seed, chosen, self.era])
+            self._of_era[chosen] = self.era, era_random.choice(count, task.era_questions, replace=False)
+        own = self._of_era[chosen][1]
+        places: np.ndarray = own[random.integers(len(own), size=self._hardest_of)]
+        return places
 
     @property
     def skipped(self) -> Counter[str]:

@@ -117,7 +117,7 @@ class Trainer:
         action = start.encoders()[1]
         chunking = {"chunk_tokens": min(DEFAULT_CHUNK_TOKENS, action.content_limit), "count_tokens": action.token_ids}
         training, validation = open_tasks(recipe, folder, Path(recipe_folder), chunking)
-        self.mixture = Mixture(training, self._reward, run.hardest_of)
+        self.mixture = Mixture(training, self._reward, run.hardest_of, run.seed)
         self.validation = Validation(validation, run.validation_samples, run.seed, self._reward, recipe.pqn.gamma)
         self._build_networks(start)
         if recipe.validation and not len(self.validation):

@@ -83,7 +83,7 @@ class HotpotMade:
             folder: The data folder, with ``hotpotqa/``.
             split: "train".
             num_chunks: Paragraphs of a sample.
-            num_questions: The length of the source, which has no end by nature.
+            num_questions: How many questions to make up; there could be more.
             validation_share: That of the source "hotpotqa", whose validation this keeps away from.
 
         Raises:
@@ -108,11 +108,12 @@ class HotpotMade:
         return self._num_questions
 
     def sample(self, number: int, random: np.random.Generator, era: int = 0) -> Sample:
-        """Make up a question; see `SampleSource`."""
-        mention = self._mentions[int(random.integers(len(self._mentions)))]
-        question = self._question(mention, random)
+        """Make up a question, the same for a number at every call, among other paragraphs; see `SampleSource`."""
+        own = np.random.default_rng(number)
+        mention = self._mentions[int(own.integers(len(self._mentions)))]
+        question = self._question(mention, own)
         evidence = [mention.title, mention.named]
-        chunks, supporting = self._paragraphs.among_others(evidence, self.num_chunks, random)
+        chunks, supporting = self._paragraphs.among_others(evidence, self.num_chunks, random, era)
         return Sample(f"{self.name}-{number}", question, chunks, supporting, None, "corpus")
 
     def _question(self, mention: _Mention, random: np.random.Generator) -> str:

@@ -16,6 +16,7 @@ from qrag_retriever.training.datasets.splits import Split, check_filled, cut_lin
 from qrag_retriever.training.sentences import CountTokens
 
 _IN_TEST = "gold title in a test file"
+_WINDOW = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ class FixedQuestions:
             samples: The questions.
             default_step_limit: Picks that an episode or an evaluation should have.
             dropped: How many questions were left out, by reason.
-            num_mixed: Passages of other questions that are added at every draw; train split only.
+            num_mixed: Passages of other questions that are added at every draw, within an era from some of them;
+                train split only.
 
         Raises:
             DataError: If there are no samples.
@@ -79,7 +81,7 @@ class FixedQuestions:
         if not self._num_mixed:
             return sample
         # Behind its own, so that the ids of the supporting ones stay what they are; order has no meaning here.
-        others = drawn_from(self._pool, self._num_mixed, set(sample.chunks), random)
+        others = drawn_from(window_of(self._pool, era), self._num_mixed, set(sample.chunks), random)
         return dataclasses.replace(sample, chunks=(*sample.chunks, *others))
 
 
@@ -205,6 +207,13 @@ class PassagesAsDocument:
         return dataclasses.replace(
             sample, id=f"{sample.id}-document", chunks=chunks, supporting=supporting, mode="document"
         )
+
+
+def window_of(pool: Sequence[str], era: int) -> Sequence[str]:
+    """Return the passages that an era fills up from, so that they are embedded once in it."""
+    if len(pool) <= _WINDOW:
+        return pool
+    return [pool[i] for i in np.random.default_rng(era).choice(len(pool), _WINDOW, replace=False).tolist()]
 
 
 def drawn_from(pool: Sequence[str], count: int, taken: set[str], random: np.random.Generator) -> list[str]:

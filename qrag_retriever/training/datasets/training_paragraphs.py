@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qrag_retriever.training.datasets.passages import drawn_from
+from qrag_retriever.training.datasets.passages import drawn_from, window_of
 from qrag_retriever.training.datasets.wiki import WikiName, WikiQuestions, read_wiki, wiki_file
 
 _NEAR = 8  # paragraphs that stood beside the evidence in a real question
@@ -31,7 +31,7 @@ class TrainingParagraphs:
     pool: tuple[str, ...]
 
     def among_others(
-        self, evidence: Sequence[str], num_chunks: int, random: np.random.Generator
+        self, evidence: Sequence[str], num_chunks: int, random: np.random.Generator, era: int
     ) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """Put evidence among paragraphs that stood beside it and random ones, and shuffle.
 
@@ -39,6 +39,7 @@ class TrainingParagraphs:
             evidence: Titles.
             num_chunks: Paragraphs in all, at most as many as there are.
             random: The sample's stream.
+            era: Decides which paragraphs the random ones come from.
 
         Returns:
             The paragraphs, and the ascending ids of the evidence.
@@ -47,6 +48,8 @@ class TrainingParagraphs:
         beside = sorted({title for own in evidence for title in self.beside[own]} - set(evidence))
         near = [self.texts[beside[i]] for i in random.permutation(len(beside))[:_NEAR]]
         chunks += [text for text in near if text not in chunks][: num_chunks - len(chunks)]
+        chunks += drawn_from(window_of(self.pool, era), num_chunks - len(chunks), set(chunks), random)
+        # More are wanted than an era's window has.
         chunks += drawn_from(self.pool, num_chunks - len(chunks), set(chunks), random)
         order = random.permutation(len(chunks)).tolist()
         supporting = tuple(place for place, i in enumerate(order) if i < len(evidence))

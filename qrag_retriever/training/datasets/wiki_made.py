@@ -148,7 +148,7 @@ class TwoWikiMade:
             folder: The data folder, with ``2wiki/``.
             split: "train".
             num_chunks: Paragraphs of a sample.
-            num_questions: The length of the source, which has no end by nature.
+            num_questions: How many questions to make up; there could be more.
             validation_share: That of the source "2wiki", whose validation this keeps away from.
 
         Raises:
@@ -175,9 +175,9 @@ class TwoWikiMade:
         return self._num_questions
 
     def sample(self, number: int, random: np.random.Generator, era: int = 0) -> Sample:
-        """Make up a question; see `SampleSource`."""
-        question, evidence = self._question(random)
-        chunks, supporting = self._paragraphs.among_others(evidence, self.num_chunks, random)
+        """Make up a question, the same for a number at every call, among other paragraphs; see `SampleSource`."""
+        question, evidence = self._question(np.random.default_rng(number))
+        chunks, supporting = self._paragraphs.among_others(evidence, self.num_chunks, random, era)
         return Sample(f"{self.name}-{number}", question, chunks, supporting, None, "corpus")
 
     def _question(self, random: np.random.Generator) -> tuple[str, list[str]]:
