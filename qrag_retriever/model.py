@@ -21,7 +21,7 @@ from qrag_retriever.devices import Dtype, choose_device, choose_dtype
 from qrag_retriever.encoders import ActionEncoder, StateEncoder, keep_layers
 from qrag_retriever.errors import ModelFolderError
 from qrag_retriever.model_card import model_card
-from qrag_retriever.pair import Pair, download, fingerprint, read_pair, untrained_config
+from qrag_retriever.pair import Pair, download, fingerprint, read_pair, save_encoder, untrained_config
 from qrag_retriever.state import StateInput
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ class QRAGModel:
         """
         options = {**({"revision": revision} if revision else {}), **config_overrides}
         if name_or_path is None:
+            if revision is not None:
+                raise ValueError(f"revision {revision!r} is of a hub id; name the model")
             folder = default_encoder_folder()
             model = cls.from_encoder(folder, device=device, dtype=dtype, **config_overrides)
             model.source = ModelSource("default", None, options)
@@ -237,7 +239,7 @@ class QRAGModel:
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-full-") as scratch:
                 full = Path(scratch) if compact else draft
                 for role, encoder in (("state", self.state_encoder), ("action", self.action_encoder)):
-                    encoder.model.save(str(full / f"{role}_encoder"))
+                    save_encoder(encoder.model, full / f"{role}_encoder")
                 if compact:
                     from qrag_retriever.compact import compress
 

@@ -264,6 +264,24 @@ def test_the_fingerprint_covers_weights_and_settings(two_encoders: QRAGModel, fo
     assert changed.fingerprint() != two_encoders.fingerprint()
 
 
+def test_a_used_tokenizer_is_saved_as_it_was_before(tiny_encoder: Path, tmp_path: Path) -> None:
+    """It remembers how its last call was cut and padded, which must not make two equal encoders differ."""
+    QRAGModel.from_encoder(tiny_encoder, device="cpu").save_pretrained(tmp_path / "fresh")
+    # Two encoders with a tokenizer each, one of them used.
+    model = QRAGModel.from_pretrained(tmp_path / "fresh", device="cpu")
+    model.state_encoder.model.encode(["Where?", "Where is the apple?"])
+    model.save_pretrained(tmp_path / "used")
+    model.save_pretrained(tmp_path / "compact", compact=True)
+    for role in ("state_encoder", "action_encoder"):
+        saved = [(tmp_path / name / role / "tokenizer.json").read_text() for name in ("fresh", "used")]
+        assert saved[0] == saved[1]
+
+
+def test_a_revision_needs_a_name() -> None:
+    with pytest.raises(ValueError, match="revision 'main' is of a hub id"):
+        QRAGModel.from_pretrained(revision="main")
+
+
 def test_an_encoder_without_pooler_weights_has_a_stable_fingerprint(tiny_encoder: Path) -> None:
     """Transformers makes up random weights for a pooler that a checkpoint lacks."""
     assert (

@@ -32,7 +32,7 @@ from qrag_retriever.benchmarks.suite.methods import (
 )
 from qrag_retriever.benchmarks.suite.questions import QuestionSet, open_questions
 from qrag_retriever.benchmarks.suite.reading import Reader
-from qrag_retriever.benchmarks.suite.report import growth, growth_table, plot, results_table, versions
+from qrag_retriever.benchmarks.suite.report import growth, growth_table, plot, recall_table, results_table, versions
 from qrag_retriever.errors import RewardError
 from qrag_retriever.training.data import Sample
 from qrag_retriever.training.rewards.asking import ask_once_more
@@ -220,6 +220,17 @@ def test_columns_without_values_are_left_out_of_the_table() -> None:
     assert "LLM calls" in results_table(rows)
 
 
+def test_fact_recall_side_by_side() -> None:
+    rows = [
+        {"benchmark": "a", "length": "4k", "method": "qrag", "samples": 7, "fact_recall": 0.9},
+        {"benchmark": "a", "length": "4k", "method": "bm25", "samples": 7, "fact_recall": 0.25},
+        {"benchmark": "b", "length": "-", "method": "bm25", "samples": 3, "fact_recall": 0.5},
+    ]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in recall_table(rows).splitlines()]
+    assert lines[0] == ["fact recall", "length", "questions", "qrag", "bm25"]
+    assert lines[2:] == [["a", "4k", "7", "**0.900**", "0.250"], ["b", "-", "3", "", "**0.500**"]]
+
+
 def test_a_score_of_zero_is_shown() -> None:
     assert "| answer EM |" in results_table([row(answer_em=0.0), row(method="bm25", answer_em=0.0)])
 
@@ -344,7 +355,9 @@ def test_a_run_measures_all_methods_on_the_same_questions(
     ]
     assert (tmp_path / "recall.png").stat().st_size > 10_000
     shown = capsys.readouterr().out
-    assert shown.count("multi-step-minilm") == len(sets) + 2 * len(sets) + 1, "in results, differences and growth"
+    assert shown.count("multi-step-minilm") == len(sets) + 2 * len(sets) + 2, (
+        "in results, recall, differences and growth"
+    )
 
 
 def test_mistakes_are_the_questions_whose_evidence_was_not_found(data: Path, tmp_path: Path) -> None:

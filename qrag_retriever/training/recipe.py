@@ -37,8 +37,7 @@ class ModelSettings(Settings):
     """Where training starts."""
 
     encoder: str = Field(
-        default="all-MiniLM-L6-v2",
-        description='A sentence-transformers name or folder, a Q-RAG model folder, or "bundled": the trained default.',
+        default="all-MiniLM-L6-v2", description="A sentence-transformers name or folder, or a Q-RAG model folder."
     )
     num_layers: int | None = Field(default=None, ge=1, description="Keep only the first layers.")
     positions: Positions = "relative"

@@ -14,7 +14,8 @@ import torch
 
 from qrag_retriever.config import CONFIG_NAME, QRAGConfig
 from qrag_retriever.default_model import MINILM, minilm_folder
-from qrag_retriever.encoders import ActionEncoder, StateEncoder
+from qrag_retriever.encoders import ActionEncoder, StateEncoder, keep_layers
+from qrag_retriever.errors import RecipeError
 from qrag_retriever.model import QRAGModel
 from qrag_retriever.training.recipe import LoraSettings, ModelSettings
 
@@ -64,24 +65,30 @@ class StartingPoint:
 
 
 def starting_point(settings: ModelSettings, device: str) -> StartingPoint:
-    """Load the encoders that a recipe names: any encoder, its Normalize module dropped, or a Q-RAG model folder.
+    """Load the encoders that a recipe names.
 
     Args:
-        settings: Of the recipe.
+        settings: Of the recipe; the encoder is any sentence-transformers model, of which a Normalize module is dropped,
+            or a Q-RAG model folder.
         device: Where to put the weights.
 
     Raises:
         ValueError: If the encoder has no transformer to feed, or too few layers.
+        RecipeError: If a Q-RAG model was trained with other positions or another order of picks in the state.
         ModelFolderError: If a model folder is damaged.
     """
     overrides: dict[str, Any] = {
         key: getattr(settings, key)
-        for key in ("output_scale", "max_chunk_tokens", "max_chunk_tokens_in_state")
+        for key in ("stride", "output_scale", "max_chunk_tokens", "max_chunk_tokens_in_state")
         if getattr(settings, key) is not None
     }
     if (Path(settings.encoder) / CONFIG_NAME).is_file():
         model = QRAGModel.from_pretrained(settings.encoder, device="cpu", **overrides)
+        _check_same(settings, model.config)
         state, action, is_scaled = model.state_encoder.model, model.action_encoder.model, True
+        if settings.num_layers is not None:
+            keep_layers(state, settings.num_layers)
+            keep_layers(action, settings.num_layers)
     else:
         if settings.trust_remote_code:
             overrides["trust_remote_code"] = True
@@ -105,6 +112,17 @@ def starting_point(settings: ModelSettings, device: str) -> StartingPoint:
             _add_lora(encoder, settings.lora)
         encoder.to(device)
     return StartingPoint(model.config, state, action, is_scaled)
+
+
+def _check_same(settings: ModelSettings, config: QRAGConfig) -> None:
+    """Raise if the recipe asks for what a trained pair does not have, and cannot unlearn."""
+    for key in ("positions", "state_order"):
+        wanted, own = getattr(settings, key), getattr(config, key)
+        if key in settings.model_fields_set and wanted != own:
+            raise RecipeError(
+                f"model.{key} is {wanted!r}, but {settings.encoder} was trained with {own!r}; leave it out, or start "
+                "from a plain encoder"
+            )
 
 
 def _add_lora(encoder: SentenceTransformer, settings: LoraSettings) -> None:

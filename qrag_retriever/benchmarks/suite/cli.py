@@ -25,6 +25,7 @@ from qrag_retriever.benchmarks.suite.report import (
     growth,
     growth_table,
     plot,
+    recall_table,
     results_table,
     versions,
 )
@@ -59,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What was measured before something went wrong is not thrown away.
     if rows:
         sys.stdout.write(f"{results_table(rows)}\n")
+        if len({row["method"] for row in rows}) > 1:
+            sys.stdout.write(f"\n{recall_table(rows)}\n")
     if differences:
         sys.stdout.write(f"\n{differences_table(differences)}\n")
     if fitted := growth(rows):

@@ -54,6 +54,19 @@ def results_table(rows: Sequence[Row]) -> str:
     return table(list(shown.values()), [[_cell(row, name) for name in shown] for row in rows])
 
 
+def recall_table(rows: Sequence[Row]) -> str:
+    """Lay out fact recall with a column for each method, the best of a line in bold."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    lines = []
+    for benchmark, length in dict.fromkeys((row["benchmark"], row["length"]) for row in rows):
+        own = {row["method"]: row for row in rows if (row["benchmark"], row["length"]) == (benchmark, length)}
+        best = max(f"{row['fact_recall']:.3f}" for row in own.values())
+        cells = [f"{own[method]['fact_recall']:.3f}" if method in own else "" for method in methods]
+        questions = str(next(iter(own.values()))["samples"])
+        lines.append([benchmark, length, questions, *(f"**{cell}**" if cell == best else cell for cell in cells)])
+    return table(["fact recall", "length", "questions", *methods], lines)
+
+
 def differences_table(differences: Sequence[Row]) -> str:
     """Lay out paired differences as a Markdown table."""
     header = ["benchmark", "length", "qrag minus", "score", "difference", "95% interval"]
