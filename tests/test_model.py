@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 
 from qrag_retriever import QRAGConfig, QRAGModel, devices
 from qrag_retriever.errors import ModelFolderError
+from qrag_retriever.pair import _weights_digest
 
 TEXTS = ["Mary took the football.", "Where was the football?", ""]
 
@@ -275,6 +276,18 @@ def test_a_used_tokenizer_is_saved_as_it_was_before(tiny_encoder: Path, tmp_path
     for role in ("state_encoder", "action_encoder"):
         saved = [(tmp_path / name / role / "tokenizer.json").read_text() for name in ("fresh", "used")]
         assert saved[0] == saved[1]
+
+
+def test_the_fingerprint_does_not_depend_on_how_a_release_names_the_transformer() -> None:
+    class Named:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def state_dict(self) -> dict[str, torch.Tensor]:
+            return {f"0.{self.name}.layer.weight": torch.ones(2), f"0.{self.name}.pooler.weight": torch.rand(2)}
+
+    before, after, other = (_weights_digest(Named(name)) for name in ("auto_model", "model", "another"))  # type: ignore[arg-type]
+    assert before == after != other
 
 
 def test_a_revision_needs_a_name() -> None:

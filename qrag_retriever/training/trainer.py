@@ -243,7 +243,7 @@ class Trainer:
 
     def closing_words(self) -> str:
         """Say where the model is and how to use it."""
-        folder = (self._folder.model).as_posix()
+        folder = self._folder.model.as_posix()
         figures = self.state.best["figures"]
         measured = ", ".join(f"{name} {figures[name]:.3f}" for name in ("fact_recall", "exact") if name in figures)
         return (
