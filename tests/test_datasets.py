@@ -624,6 +624,36 @@ def test_babilong_checks_its_settings(tmp_path: Path) -> None:
     assert LENGTHS == {"1k": 50, "4k": 160, "32k": 1200, "128k": 4600, "1M": 40000, "10M": 400000}
 
 
+def test_an_era_can_keep_to_a_small_window_of_noise(everything: Path) -> None:
+    """So that few chunks are embedded in it; stories and needles share the sentences of books."""
+    sources = [
+        *(open_source(f"babilong-qa{task}", everything, num_chunks=30, noise_window=40) for task in (1, 2)),
+        open_source("niah-single-2", everything, "train", num_chunks=30, noise_window=40),
+    ]
+    windows = [set(source.noise.sentences(3)) for source in sources[:2]]  # type: ignore[attr-defined]
+    windows.append(set(sources[2]._noise.sentences(3)))  # type: ignore[attr-defined]
+    assert windows[0] == windows[1] == windows[2]
+    assert len(windows[0]) <= 40
+    assert len({origin(sentence)[0] for sentence in windows[0]}) >= 4
+    needles = Niah("niah-multikey-2", everything, "train", num_chunks=10, noise_window=12)
+    drawn = {text for i in range(20) for text in needles.sample(i, rng(i), era=1).chunks}
+    assert len(drawn) <= 12 + 20, "and a needle that is asked for in each"
+    assert not drawn & set(needles.sample(99, rng(99), era=2).chunks)
+    with pytest.raises(ValueError, match="documents of 30 sentences need a noise_window of as many, got 20"):
+        BabiLong(everything, 1, num_chunks=30, noise_window=20)
+
+
+def test_books_are_split_once_for_all_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_books(tmp_path)
+    read = []
+    monkeypatch.setattr(
+        books_module, "read_text", lambda path, real=books_module.read_text: read.append(path) or real(path)
+    )
+    first, second = (BookNoise(tmp_path, window=None) for _ in range(2))
+    assert first.sentences() == second.sentences()
+    assert len(read) == len(set(read)) == len(first.books)
+
+
 def test_noise_is_as_large_as_the_document(everything: Path) -> None:
     assert BabiLong(everything, 1, num_chunks=4600).noise.window == 4600  # type: ignore[union-attr]
     assert BabiLong(everything, 1).noise.window == 4000  # type: ignore[union-attr]

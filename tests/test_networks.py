@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qrag_retriever import QRAGModel
+from qrag_retriever.default_model import minilm_folder
 from qrag_retriever.encoders import ActionEncoder, Encoder, StateEncoder
 from qrag_retriever.training import networks
 from qrag_retriever.training.networks import TrainedPair, length_buckets
@@ -149,13 +150,41 @@ class TestEmbeddings:
                     expected, found = (getattr(pair, f"embed_{embed}")(texts) for pair in (exact, rounded))
                 assert found.dtype == torch.float32
                 assert 1e-5 < float((found - expected).detach().norm() / expected.detach().norm()) < 0.05
-        rounded.embed_chunks(TEXTS).square().sum().backward()
-        exact.embed_chunks(TEXTS).square().sum().backward()
+
+    def test_bfloat16_gradients_of_a_real_encoder_are_close_to_float32(self) -> None:
+        """Also where the attention is another one than without gradients."""
+        exact, rounded = (tiny_pair(minilm_folder(), compute_dtype=dtype) for dtype in (None, torch.bfloat16))
+        weights = torch.randn(len(STORY), exact.config.dim, generator=torch.Generator().manual_seed(0))
+        for pair in (exact, rounded):
+            (pair.embed_chunks(STORY) * weights).sum().backward()
+        checked = 0
         for name, weight in rounded.trainable().items():
             assert weight.dtype == torch.float32
             if name.startswith("action") and not name.endswith("key.bias"):
                 expected = exact.trainable()[name].grad
-                assert float((weight.grad - expected).norm() / expected.norm()) < 0.1
+                assert float((weight.grad - expected).norm() / expected.norm()) < 0.03, name
+                checked += 1
+        assert checked > 80
+
+    @pytest.mark.parametrize("kind", ["sdpa", "eager"])
+    def test_the_attention_of_a_model_is_what_it_was_after_a_pass_with_gradients(
+        self, tiny_encoder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pair = tiny_pair(tiny_encoder)
+        transformer = pair.action_encoder.model[0].auto_model
+        transformer.set_attn_implementation(kind)
+        used: list[str] = []
+        forward = pair.action_encoder.forward
+        monkeypatch.setattr(
+            pair.action_encoder,
+            "forward",
+            lambda *args: used.append(transformer.config._attn_implementation) or forward(*args),
+        )
+        pair.embed_chunks(STORY)
+        with torch.no_grad():
+            pair.embed_chunks(STORY)
+        assert used == ["eager", kind]
+        assert transformer.config._attn_implementation == kind
 
 
 class TestOneUpdate:
@@ -172,21 +201,26 @@ class TestOneUpdate:
     @pytest.mark.parametrize("dtype", [torch.bfloat16, None])
     def test_changes_nothing_but_the_time(self, tiny_encoder: Path, dtype: Any) -> None:
         kept, plain = (tiny_pair(tiny_encoder, compute_dtype=dtype) for _ in range(2))
-        optimizers = [torch.optim.SGD(pair.trainable().values(), lr=0.1) for pair in (kept, plain)]
+        optimizer = torch.optim.SGD(kept.trainable().values(), lr=0.1)
         for _ in range(3):
             with kept.one_update():
                 loss = self.losses(kept)
             expected = self.losses(plain)
-            assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-3)
+            assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
             loss.backward()
             expected.backward()
             ours, theirs = (
                 torch.cat([weight.grad.flatten() for weight in pair.trainable().values()]) for pair in (kept, plain)
             )
             assert float((ours - theirs).norm() / theirs.norm()) < 0.1
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
+            optimizer.step()
+            # From the same weights again: how differently gradients are rounded must not add up over the updates.
+            with torch.no_grad():
+                for name, weight in plain.trainable().items():
+                    weight.copy_(kept.trainable()[name])
+            for pair in (kept, plain):
+                for weight in pair.trainable().values():
+                    weight.grad = None
 
     def test_casts_weights_once(self, tiny_encoder: Path) -> None:
         pair = tiny_pair(tiny_encoder, compute_dtype=torch.bfloat16)

@@ -26,6 +26,7 @@ from qrag_retriever.training.batches import (
     rendered,
     score,
     with_fresh,
+    with_in_batch_negatives,
 )
 from qrag_retriever.training.chunk_cache import ChunkCache
 from tests.conftest import QUESTION, STORY
@@ -229,6 +230,26 @@ class TestHardest:
         assert hardest(candidates, right, scores, 12) == (candidates, right, scores)
 
 
+class TestInBatchNegatives:
+    DOCUMENTS = ((np.array([5, 2, 7]), "corpus"), (np.array([7, 9]), "corpus"), (np.array([1, 2]), "document"))
+
+    def test_loose_passages_of_others_are_candidates_and_what_one_has_itself_is_not_added(self) -> None:
+        config = QRAGConfig(dim=8, positions="relative")
+        plain = candidates_of(config, self.DOCUMENTS, [(1,), (), (0,)])
+        found = with_in_batch_negatives(plain, self.DOCUMENTS)
+        width = plain.rows.shape[1]
+        for name in ("rows", "positions", "available"):
+            np.testing.assert_array_equal(getattr(found, name)[:, :width], getattr(plain, name))
+        added = [found.rows[i, width:][found.available[i, width:]].tolist() for i in range(3)]
+        assert added == [[9], [2, 5], []], "2 has been picked in the first; the third is one text and takes nothing"
+        assert not found.positions[:, width:].any()
+
+    def test_without_loose_passages_nothing_changes(self) -> None:
+        config = QRAGConfig(dim=8, positions="relative")
+        plain = candidates_of(config, self.DOCUMENTS[2:], [()])
+        assert with_in_batch_negatives(plain, self.DOCUMENTS[2:]) is plain
+
+
 class TestScore:
     def test_is_the_same_in_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
         random = np.random.default_rng(0)
@@ -351,6 +372,19 @@ class TestChunkCache:
         cache.store(np.array([2, 0]), fresh * 1)
         np.testing.assert_array_equal(held(cache, ["a", "b", "c"]), embeddings_of(["y", "b", "x"]))
         assert not cache.table.requires_grad
+
+    def test_embeddings_made_elsewhere_are_held_in_place_of_older_ones(self) -> None:
+        cache = cache_of(Embedder())
+        (before,) = cache.rows_of([["b", "x"]])
+        made = random_floats(3, cache.table.shape[1], requires_grad=True)
+        rows = cache.put(["a", "b", "c"], made)
+        assert rows[1] == before[0]
+        assert [cache.texts[row] for row in rows] == ["a", "b", "c"]
+        assert torch.equal(cache.table[rows], made.detach())
+        assert not cache.table.requires_grad
+        assert (len(cache), cache.num_embedded) == (4, 2), "what was made elsewhere was not embedded here"
+        np.testing.assert_array_equal(held(cache, ["x"]), embeddings_of(["x"]))
+        assert cache.rows_of([["c", "a"]])[0].tolist() == [rows[2], rows[0]]
 
     def test_what_is_stored_does_not_disturb_gradients_under_way(self) -> None:
         cache = cache_of(Embedder())

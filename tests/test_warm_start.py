@@ -398,14 +398,20 @@ class TestFreshRows:
 def plain_loss(pair: TrainedPair, warm: WarmStart, states: Sequence[LabelledState], twin_heads: bool) -> float:
     """The loss of labelled states from the definition, one by one, with what a user would load."""
     model = public_model(pair)
+    loose = dict.fromkeys(
+        text for labelled in states if labelled.sample.mode == "corpus" for text in labelled.sample.chunks
+    )
     imitation, values = [], []
     for labelled in states:
         of, picks = labelled.sample, labelled.picked
-        num_chunks = len(of.chunks)
+        chunks = list(of.chunks)
         shown = sorted(picks) if of.mode == "document" else picks
-        state = model.encode_states([(of.question, [of.chunks[pick] for pick in shown])])[0]
+        state = model.encode_states([(of.question, [chunks[pick] for pick in shown])])[0]
+        if of.mode == "corpus":
+            chunks += [text for text in loose if text not in of.chunks]
+        num_chunks = len(chunks)
         runs = relative_runs(num_chunks, picks) if of.mode == "document" else uniform_run(num_chunks)
-        heads = head_q_values(state, model.encode_chunks(of.chunks), runs).T  # (N, 2)
+        heads = head_q_values(state, model.encode_chunks(chunks), runs).T  # (N, 2)
         left = [chunk for chunk in range(num_chunks) if chunk not in picks]
         missing = labelled.missing
         weights = np.exp(heads.sum(1).astype(np.float64) / 0.05)
@@ -427,9 +433,11 @@ SAMPLES = [
     (story(2, (9,), question="Where is Sandra?"), 4),
     (story(3, (7, 11), question="What did nobody hear?"), 4),
 ]
+PASSAGES = ("Sandra ate the apple.", "Nobody was there.", STORY[0])
 MIXED = [
     (story(0, (0, 3)), 4),
     (story(1, (1, 6), question="Where is the apple?", mode="corpus"), 5),
+    (story(4, (0,), question="Who ate?", chunks=PASSAGES, mode="corpus"), 3),
     (story(2, (1,), question="Where is John?", chunks=tuple(STORY[:3])), 3),
     (story(3, (7, 20, 21), question="What did nobody hear?", chunks=LONG), 6),
 ]
@@ -445,7 +453,7 @@ class TestLoss:
         shown: list[Any] = []
         loss_of = warm._loss_of
         monkeypatch.setattr(warm, "_loss_of", lambda states, *rest: shown.extend(states) or loss_of(states, *rest))
-        loss, figures = warm.loss([np.random.default_rng(i) for i in range(4)])
+        loss, figures = warm.loss([np.random.default_rng(i) for i in range(len(MIXED))])
         assert [labelled.sample for labelled in shown] == [of for of, _ in MIXED for _ in range(3)]
         assert any(not labelled.missing for labelled in shown)
         assert any(len(labelled.picked) > 1 for labelled in shown)
@@ -504,6 +512,33 @@ class TestLoss:
         assert 3 <= int(fresh.sum()) == figures["fresh_chunks"] <= 9
         torch.testing.assert_close(cache.table[rows][fresh], pair.embed_chunks(STORY).detach()[fresh], **CLOSE)
         assert cache.num_embedded == 12
+
+    def test_where_there_is_room_nothing_in_the_loss_is_old(self, tiny_encoder: Path) -> None:
+        """Old embeddings in the cache have no part in it, and all chunks get gradients."""
+        losses, rooms = [], (10_000, 10_000, 30)
+        for old, room in zip((False, True, True), rooms, strict=True):
+            pair = tiny_pair(tiny_encoder)
+            warm = warm_start_of(pair, MIXED, fresh_tokens=room, hard_share=0.0)
+            if old:
+                (rows,) = warm._cache.rows_of([[text for of, _ in MIXED for text in of.chunks]])
+                warm._cache.store(rows, torch.full((len(rows), pair.config.dim), 0.03))
+            loss, figures = warm.loss([np.random.default_rng(i) for i in range(len(MIXED))])
+            losses.append(float(loss.detach()))
+            if room > 30:
+                texts = list(dict.fromkeys(text for of, _ in MIXED for text in of.chunks))
+                assert figures["fresh_chunks"] == len(texts)
+                torch.testing.assert_close(
+                    warm._cache.table[warm._cache.rows_of([texts])[0]], pair.embed_chunks(texts).detach(), **CLOSE
+                )
+        assert losses[0] == losses[1] != losses[2]
+
+    def test_without_in_batch_negatives_loose_passages_stay_with_their_question(self, tiny_encoder: Path) -> None:
+        loose = [one for one in MIXED if one[0].mode == "corpus"]
+        found = []
+        for together in (True, False):
+            warm = warm_start_of(tiny_pair(tiny_encoder), loose, in_batch_negatives=together, states_per_sample=1)
+            found.append(float(warm.loss([np.random.default_rng(i) for i in range(2)])[1]["imitation"]))
+        assert found[0] > found[1], "more to confuse the right ones with"
 
     def test_where_everything_is_picked(self, tiny_encoder: Path) -> None:
         of = story(0, (0, 1), chunks=tuple(STORY[:2]))

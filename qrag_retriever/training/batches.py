@@ -81,6 +81,35 @@ def candidates_of(
     return Candidates(rows, positions, available)
 
 
+def with_in_batch_negatives(candidates: Candidates, documents: Sequence[tuple[np.ndarray, Mode]]) -> Candidates:
+    """Let loose passages of one state be wrong candidates of the others: many more of them, embedded already.
+
+    Only where chunks have no positions and no neighbours, in corpus mode. What a state has among its own is not added.
+
+    Args:
+        candidates: Of B states.
+        documents: For each state the cache rows of its chunks and their mode, as in `candidates_of`.
+
+    Returns:
+        The candidates with as many more columns as there are different loose passages.
+
+    Source: in-batch negatives of dense passage retrieval (arXiv 2004.04906).
+    """
+    loose = [rows for rows, mode in documents if mode == "corpus"]
+    if not loose:
+        return candidates
+    every = np.unique(np.concatenate(loose))
+    added = np.zeros((len(documents), len(every)), bool)
+    for i, (rows, mode) in enumerate(documents):
+        if mode == "corpus":
+            added[i] = np.isin(every, rows, invert=True)
+    return Candidates(
+        np.concatenate([candidates.rows, np.broadcast_to(every, added.shape)], axis=1),
+        np.concatenate([candidates.positions, np.zeros(added.shape, np.int64)], axis=1),
+        np.concatenate([candidates.available, added], axis=1),
+    )
+
+
 def hardest(
     candidates: Candidates, right: np.ndarray, scores: np.ndarray, most: int, random: np.random.Generator | None = None
 ) -> tuple[Candidates, np.ndarray, np.ndarray]:

@@ -61,6 +61,23 @@ class ChunkCache:
         row_of = self._row_of
         return [np.fromiter((row_of[text] for text in chunks), np.int64, len(chunks)) for chunks in documents]
 
+    def put(self, texts: Sequence[str], embeddings: torch.Tensor) -> np.ndarray:
+        """Hold embeddings that were made elsewhere, in place of older ones of the same texts.
+
+        Args:
+            texts: M different texts.
+            embeddings: Shape (M, D).
+
+        Returns:
+            Their table rows, int64.
+        """
+        new = [i for i, text in enumerate(texts) if text not in self._row_of]
+        if new:
+            self._add([texts[i] for i in new], embeddings.detach()[new], count=False)
+        (rows,) = self.rows_of([texts])
+        self.store(rows, embeddings)
+        return rows
+
     def store(self, rows: np.ndarray, embeddings: torch.Tensor) -> None:
         """Replace embeddings by fresher ones, (M, D)."""
         self._table[torch.from_numpy(rows).to(self._table.device)] = embeddings.detach()

@@ -8,9 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from qrag_retriever.config import Mode
 from qrag_retriever.q_values import batched_head_q_values
 from qrag_retriever.state import RetrievalState
-from qrag_retriever.training.batches import Candidates, candidates_of, hardest, rendered, score, with_fresh
+from qrag_retriever.training.batches import (
+    Candidates,
+    candidates_of,
+    hardest,
+    rendered,
+    score,
+    with_fresh,
+    with_in_batch_negatives,
+)
 from qrag_retriever.training.chunk_cache import ChunkCache
 from qrag_retriever.training.data import Sample
 from qrag_retriever.training.networks import TrainedPair
@@ -185,6 +194,7 @@ class WarmStart:
     def loss(self, streams: Sequence[np.random.Generator]) -> tuple[torch.Tensor, dict[str, float]]:
         """Draw samples and states with the given streams (one for each sample) and return loss and figures."""
         drawn = [self._draw(stream) for stream in streams]
+        everything = self._everything_fresh([sample for sample, _ in drawn])
         rows = self._cache.rows_of([sample.chunks for sample, _ in drawn])
         mistakes, first_scores = self._likely_mistakes([sample for sample, _ in drawn], rows)
         likely_facts = [
@@ -197,10 +207,8 @@ class WarmStart:
                 picks = sample_picks(sample, step_limit, mistakes[number], self._settings, stream, likely_facts[number])
                 states.append(self._labelled(sample, step_limit, picks))
                 document_of.append(number)
-        candidates = candidates_of(
-            self._pair.config,
-            [(rows[number], drawn[number][0].mode) for number in document_of],
-            [state.picked for state in states],
+        candidates = self._candidates(
+            [(rows[number], drawn[number][0].mode) for number in document_of], [state.picked for state in states]
         )
         right = np.zeros_like(candidates.available)
         for i, state in enumerate(states):
@@ -208,13 +216,28 @@ class WarmStart:
         scores = first_scores[document_of]
         most = self._settings.max_candidates
         candidates, right, scores = hardest(candidates, right, scores, most, streams[0])
-        return self._loss_of(states, candidates, right, scores)
+        if everything is None:
+            fresh_rows = self._fresh_rows(candidates, right, scores)
+            everything = fresh_rows, self._pair.embed_chunks([self._cache.texts[row] for row in fresh_rows])
+            self._cache.store(*everything)
+        return self._loss_of(states, candidates, right, *everything)
+
+    def _candidates(self, documents: Sequence[tuple[np.ndarray, Mode]], picked: Sequence[Sequence[int]]) -> Candidates:
+        candidates = candidates_of(self._pair.config, documents, picked)
+        return with_in_batch_negatives(candidates, documents) if self._settings.in_batch_negatives else candidates
+
+    def _everything_fresh(self, samples: Sequence[Sample]) -> tuple[np.ndarray, torch.Tensor] | None:
+        """Embed all chunks of an update with gradients, if they are few enough: cache rows and embeddings."""
+        texts = list(dict.fromkeys(text for sample in samples for text in sample.chunks))
+        if sum(map(_tokens, texts)) > self._settings.fresh_tokens:
+            return None
+        embeddings = self._pair.embed_chunks(texts)
+        return self._cache.put(texts, embeddings), embeddings
 
     def _loss_of(
-        self, states: Sequence[LabelledState], candidates: Candidates, right: np.ndarray, scores: np.ndarray
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        fresh_rows = self._fresh_rows(candidates, right, scores)
-        fresh = self._pair.embed_chunks([self._cache.texts[row] for row in fresh_rows])
+        self, states: Sequence[LabelledState], candidates: Candidates, right: np.ndarray, fresh_rows: np.ndarray,
+        fresh: torch.Tensor,
+    ) -> tuple[torch.Tensor, dict[str, float]]:  # fmt: skip
         embeddings = self._pair.embed_states(
             [rendered(self._pair.config, labelled.state, labelled.sample.mode) for labelled in states]
         )
@@ -229,7 +252,6 @@ class WarmStart:
         # By all states, so that the mean over processes is the mean over everything.
         imitation = losses.sum() / len(states)
         values = value_loss(head_values, available, rights, labels, self._twin_heads)
-        self._cache.store(fresh_rows, fresh)
         best = q_values.detach().masked_fill(~available, -torch.inf).argmax(1, keepdim=True)
         counted = rights.any(1)
         figures = {
@@ -256,9 +278,8 @@ class WarmStart:
         self, samples: Sequence[Sample], rows: Sequence[np.ndarray]
     ) -> tuple[list[list[int]], np.ndarray]:
         """Return for each sample the non-facts that score best in the first state, and all scores of that state."""
-        candidates = candidates_of(
-            self._pair.config, [(own, sample.mode) for own, sample in zip(rows, samples, strict=True)], [()] * len(rows)
-        )
+        documents = [(own, sample.mode) for own, sample in zip(rows, samples, strict=True)]
+        candidates = self._candidates(documents, [()] * len(rows))
         with torch.no_grad():
             first = self._pair.embed_states([(sample.question, ()) for sample in samples])
         scores = score(first, self._cache.table, candidates).sum(-1).cpu().numpy()
@@ -267,7 +288,7 @@ class WarmStart:
         for i, sample in enumerate(samples):
             facts = set(sample.supporting or ())
             count = min(_HARDEST + len(facts), len(sample.chunks))
-            best = np.argpartition(-scores[i], count - 1)[:count]
+            best = np.argpartition(-scores[i, : len(sample.chunks)], count - 1)[:count]
             mistakes.append([int(chunk) for chunk in best if int(chunk) not in facts])
         return mistakes, scores
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
@@ -30,7 +31,8 @@ class Noise(Protocol):
 class BookNoise:
     """Runs of consecutive sentences from random books.
 
-    A book is split into sentences when it is first needed. Validation has every tenth of the train books, by name.
+    A book is split into sentences when it is first needed, once in a process. Validation has every tenth of the train
+    books, by name.
 
     Attributes:
         split: Whose books these are.
@@ -71,7 +73,6 @@ class BookNoise:
         self.window = window
         self._paths = found
         self._stretch, self._run, self._seed = stretch, run, seed
-        self._sentences: dict[int, list[str]] = {}
         self._pool: tuple[int, SentencePool] | None = None
 
     def sentences(self, era: int = 0) -> list[str]:
@@ -126,10 +127,14 @@ class BookNoise:
         return sorted((bounds[i] for i in order), key=lambda bound: bound[1] - bound[0] == self._stretch)
 
     def _book(self, book: int) -> list[str]:
-        if book not in self._sentences:
-            paragraphs = read_text(self._paths[book]).split("\n")
-            self._sentences[book] = [sentence for text in paragraphs for sentence in split_sentences(text)]
-        return self._sentences[book]
+        path = self._paths[book]
+        return _sentences_of(path, path.stat().st_mtime_ns)
+
+
+# A recipe has many sources with the same books, which take longer to split than all else that a draw does.
+@lru_cache(maxsize=512)
+def _sentences_of(path: Path, _modified: int) -> list[str]:
+    return [sentence for text in read_text(path).split("\n") for sentence in split_sentences(text)]
 
 
 @dataclass(frozen=True)
@@ -198,7 +203,9 @@ def book_files(folder: str | Path, split: Split) -> list[Path]:
     return found
 
 
-def default_noise(folder: str | Path, split: Split, num_sentences: int, seed: int = 0) -> BookNoise:
+def default_noise(
+    folder: str | Path, split: Split, num_sentences: int, seed: int = 0, window: int | None = None
+) -> BookNoise:
     """Make the noise of a source whose documents have so many sentences.
 
     Args:
@@ -206,9 +213,15 @@ def default_noise(folder: str | Path, split: Split, num_sentences: int, seed: in
         split: The split of the source.
         num_sentences: Of the longest document; the window has at least as many.
         seed: Decides what is in the window.
+        window: Most sentences that one era draws from; None for thousands.
 
     Raises:
+        ValueError: If the window is smaller than the longest document.
         DataError: If there are no books.
     """
-    window = TEST_WINDOW if split == "test" else TRAINING_WINDOW
-    return BookNoise(folder, split, window=max(window, num_sentences), seed=seed)
+    if window is None:
+        window = max(TEST_WINDOW if split == "test" else TRAINING_WINDOW, num_sentences)
+    if window < num_sentences:
+        raise ValueError(f"documents of {num_sentences} sentences need a noise_window of as many, got {window}")
+    # Of several books, however few sentences there are.
+    return BookNoise(folder, split, window=window, stretch=min(500, max(1, window // 4)), seed=seed)

@@ -91,6 +91,7 @@ class Niah:
         count_tokens: CountTokens | None = None,
         num_questions: int = 500,
         noise: BookNoise | None = None,
+        noise_window: int | None = None,
         seed: int = 0,
     ) -> None:
         """Prepare a task.
@@ -105,6 +106,8 @@ class Niah:
             num_questions: The length of the source, which is without end by nature.
             noise: Book sentences for the essay haystack; None for what the split has in the data folder. Other
                 haystacks do without.
+            noise_window: Most sentences of books or needles that the haystacks of one era share; None for thousands.
+                The fewer, the fewer chunks there are to embed in an era.
             seed: With the split, chooses the random stream.
 
         Raises:
@@ -119,17 +122,18 @@ class Niah:
         self.name, self.task, self.split = name, TASKS[name], split
         self.default_step_limit = self.task.num_gold + 1
         self._num_questions = num_questions
+        self._num_needles = _NEEDLES if noise_window is None else noise_window
         self._needles: tuple[int, int, list[tuple[str, str]]] | None = None
         self._stream = [zlib.crc32(name.encode()), get_args(Split).index(split), seed]
         if self.task.key_type == "words":
             _words()
         own_books = self.task.haystack == "essay" and split != "test" and noise is None
-        self._noise = default_noise(folder, split, num_chunks or 0, seed) if own_books else noise
+        self._noise = default_noise(folder, split, num_chunks or 0, seed, noise_window) if own_books else noise
         has_essay = self.task.haystack == "essay" and self._noise is None
         self._essay = _essay(find_files(folder, "essays/paul_graham/*.txt")) if has_essay else []
         self.num_chunks = self._num_wanted(num_chunks, num_tokens, count_tokens)
         if own_books and num_tokens is not None:
-            self._noise = default_noise(folder, split, self.num_chunks, seed)
+            self._noise = default_noise(folder, split, self.num_chunks, seed, noise_window)
 
     def __len__(self) -> int:
         """Return ``num_questions``."""
@@ -181,7 +185,8 @@ class Niah:
 
     def _other_needles(self, size: int, era: int) -> list[tuple[str, str]]:
         """Return the keys and sentences that the haystacks of an era are drawn from, so that they are embedded once."""
-        count = max(_NEEDLES, size + size // 4)
+        # Some more than a haystack takes: those with an asked key are left out.
+        count = max(self._num_needles, size + size // 4)
         if self._needles is None or self._needles[:2] != (era, count):
             random = np.random.default_rng([*self._stream, era])
             keys = _make(self.task.key_type, count, random)
