@@ -19,9 +19,14 @@ def main(folder: Path) -> None:
     expected = {"qrag_retriever", next(top for top in tops if top.endswith(".dist-info"))}
     if tops != expected or "qrag_retriever/py.typed" not in names:
         sys.exit(f"the wheel holds {sorted(tops)}; expected {sorted(expected)} with py.typed")
+    files = ("model.safetensors", "qrag_config.json", "README.md", "encoder/modules.json", "encoder/tokenizer.json")
+    model = {f"qrag_retriever/bundled/{name}" for name in files}
+    if not model <= set(names):
+        sys.exit(f"the wheel lacks {sorted(model - set(names))}")
     with tarfile.open(sdist) as archive:
-        if not any(member.name.endswith("/LICENSE") for member in archive):
-            sys.exit("the sdist has no LICENSE")
+        members = [member.name.partition("/")[2] for member in archive]
+    if missing := (model | {"LICENSE"}) - set(members):
+        sys.exit(f"the sdist lacks {sorted(missing)}")
     for path in (wheel, sdist):
         if path.stat().st_size > MAX_MEGABYTES * 2**20:
             sys.exit(f"{path.name} has {path.stat().st_size} bytes, more than {MAX_MEGABYTES} MiB")

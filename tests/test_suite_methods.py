@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qrag_retriever import ChunkIndex, MultiStepSelector, QRAGModel
+from qrag_retriever import ChunkIndex, MultiStepSelector, QRAGModel, default_model
 from qrag_retriever import view as view_module
 from qrag_retriever.benchmarks.suite import methods as methods_module
 from qrag_retriever.benchmarks.suite.agent import PROMPT, LLMAgent, StandInLLM
@@ -260,7 +260,7 @@ def test_names_of_baselines_are_resolved() -> None:
 
 
 def test_baselines_are_made_by_name(model: QRAGModel, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(methods_module, "minilm_folder", lambda: tiny_encoder)
+    monkeypatch.setattr(default_model, "minilm_folder", lambda: tiny_encoder)
     baselines = Baselines(model, "mine", Scripted("Where?"), "cpu")
     made = {name: baselines.make(name) for name in Baselines.NAMES}
     assert {name: method.name for name, method in made.items()} == {name: name for name in Baselines.NAMES}

@@ -22,10 +22,12 @@ from qrag_retriever.training.chunk_cache import ChunkCache
 from qrag_retriever.training.data import Sample
 from qrag_retriever.training.environment import RetrievalEnv
 from qrag_retriever.training.evaluation import figures_of, greedy_picks
+from qrag_retriever.training.imitation import listwise_losses, value_loss
+from qrag_retriever.training.labelled_states import LabelledState, sample_picks
 from qrag_retriever.training.networks import TrainedPair
 from qrag_retriever.training.recipe import WarmStartSettings
 from qrag_retriever.training.rewards import SupportingFactsReward
-from qrag_retriever.training.warm_start import LabelledState, WarmStart, listwise_losses, sample_picks, value_loss
+from qrag_retriever.training.warm_start import WarmStart
 from tests.conftest import STORY
 from tests.tiny_pair import public_model, story, tiny_pair
 

@@ -91,7 +91,7 @@ def with_in_batch_negatives(candidates: Candidates, documents: Sequence[tuple[np
         documents: For each state the cache rows of its chunks and their mode, as in `candidates_of`.
 
     Returns:
-        The candidates with as many more columns as there are different loose passages.
+        The candidates with more columns: one for each loose passage that not all of them have.
 
     Source: in-batch negatives of dense passage retrieval (arXiv 2004.04906).
     """
@@ -103,6 +103,8 @@ def with_in_batch_negatives(candidates: Candidates, documents: Sequence[tuple[np
     for i, (rows, mode) in enumerate(documents):
         if mode == "corpus":
             added[i] = np.isin(every, rows, invert=True)
+    used = added.any(0)  # of passages that all have themselves, there is nothing to add
+    every, added = every[used], added[:, used]
     return Candidates(
         np.concatenate([candidates.rows, np.broadcast_to(every, added.shape)], axis=1),
         np.concatenate([candidates.positions, np.zeros(added.shape, np.int64)], axis=1),

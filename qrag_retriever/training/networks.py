@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qrag_retriever.config import QRAGConfig
 from qrag_retriever.encoders import ActionEncoder, Encoder, StateEncoder, TokenIds, position_limit
@@ -178,8 +179,8 @@ class TrainedPair:
             if kind == "cpu" and torch.is_grad_enabled() and not self._plain_batches:
                 # The fused attention of the CPU is quick forward but slow backward in bfloat16: the whole backward
                 # pass of 48 texts of 40 tokens takes twice as long with it. torch's own plain form of it computes in
-                # float32 and looks for rows that are masked whole, of which there are none: both passes of 30
-                # paragraphs take half as long again with it, for gradients that are as exact (0.7% instead of 0.8%).
+                # float32 and looks for rows that are masked whole, of which there are none; that takes longer, for
+                # gradients that are hardly more exact.
                 stack.enter_context(_eager_attention(encoder))
             yield
 
@@ -216,9 +217,14 @@ def length_buckets(
 
 @contextlib.contextmanager
 def _eager_attention(encoder: Encoder) -> Iterator[None]:
-    """Let a transformer that uses torch's attention use the plain one of transformers for a while."""
+    """Let a transformer that uses torch's attention use the plain one of transformers for a while, or else torch's."""
     transformer: Any = encoder.model[0].auto_model
-    if getattr(transformer.config, "_attn_implementation", None) != "sdpa":
+    # Before transformers 5 a BERT keeps the attention that it was made with.
+    if not getattr(transformer, "_can_set_attn_implementation", lambda: False)():
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+        return
+    if transformer.config._attn_implementation != "sdpa":
         yield
         return
     transformer.set_attn_implementation("eager")

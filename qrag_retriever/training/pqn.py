@@ -11,13 +11,13 @@ from qrag_retriever.q_values import batched_head_q_values
 from qrag_retriever.training.batches import Candidates, candidates_of, hardest, rendered, score, with_fresh
 from qrag_retriever.training.chunk_cache import ChunkCache
 from qrag_retriever.training.environment import VectorEnv
+from qrag_retriever.training.imitation import listwise_losses, loss_of_samples
 from qrag_retriever.training.networks import TrainedPair
 from qrag_retriever.training.recipe import PQNSettings
 from qrag_retriever.training.returns import hard_value, lambda_returns, soft_value
 from qrag_retriever.training.rewards import Reward
 from qrag_retriever.training.rollout import Rollout, Visit, collect
 from qrag_retriever.training.timing import Stopwatch
-from qrag_retriever.training.warm_start import listwise_losses, loss_of_samples
 
 
 class PQNLearner:

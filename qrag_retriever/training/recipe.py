@@ -114,7 +114,8 @@ class WarmStartSettings(Settings):
     start_temperature: float = Field(default=0.05, gt=0, description="Divides Q-values in the cross-entropy; learned.")
     max_candidates: int = Field(default=512, ge=2, description="Chunks per state in the loss.")
     in_batch_negatives: bool = Field(
-        default=True, description="Loose passages of an update's other questions are wrong candidates too."
+        default=True,
+        description="Loose passages of an update's other questions, of the same process, are wrong candidates too.",
     )
     fresh_tokens: int = Field(
         default=3000,

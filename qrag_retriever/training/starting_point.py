@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from qrag_retriever.config import CONFIG_NAME, QRAGConfig
-from qrag_retriever.default_model import MINILM, minilm_folder
 from qrag_retriever.encoders import ActionEncoder, StateEncoder, keep_layers
 from qrag_retriever.errors import RecipeError
 from qrag_retriever.model import QRAGModel
@@ -92,9 +91,8 @@ def starting_point(settings: ModelSettings, device: str) -> StartingPoint:
     else:
         if settings.trust_remote_code:
             overrides["trust_remote_code"] = True
-        packaged = minilm_folder() if settings.encoder == MINILM else None
         model = QRAGModel.from_encoder(
-            packaged or settings.encoder,
+            settings.encoder,
             num_layers=settings.num_layers,
             device="cpu",
             positions=settings.positions,

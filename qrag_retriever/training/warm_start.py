@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from qrag_retriever.config import Mode
 from qrag_retriever.q_values import batched_head_q_values
-from qrag_retriever.state import RetrievalState
 from qrag_retriever.training.batches import (
     Candidates,
     candidates_of,
@@ -22,6 +20,8 @@ from qrag_retriever.training.batches import (
 )
 from qrag_retriever.training.chunk_cache import ChunkCache
 from qrag_retriever.training.data import Sample
+from qrag_retriever.training.imitation import listwise_losses, loss_of_samples, value_loss
+from qrag_retriever.training.labelled_states import LabelledState, sample_picks
 from qrag_retriever.training.networks import TrainedPair
 from qrag_retriever.training.recipe import WarmStartSettings
 from qrag_retriever.training.rewards import SupportingFactsReward
@@ -32,132 +32,6 @@ Draw = Callable[[np.random.Generator], tuple[Sample, int]]
 _HARDEST = 16
 # Of English prose in the word pieces of BERT; only shares out work.
 _CHARACTERS_PER_TOKEN = 4.2
-
-
-@dataclass(frozen=True)
-class LabelledState:
-    """A state whose best picks are known.
-
-    Attributes:
-        sample: The question and its document.
-        picked: Chunk ids in the order of picking.
-        right_return: What the best continuation earns after a right pick now (a missing fact), in reward units.
-        other_return: The same after any other pick.
-    """
-
-    sample: Sample
-    picked: tuple[int, ...]
-    right_return: float
-    other_return: float
-
-    @property
-    def missing(self) -> list[int]:
-        """The facts that have not been picked."""
-        return [fact for fact in self.sample.supporting or () if fact not in self.picked]
-
-    @property
-    def state(self) -> RetrievalState:
-        """What the state encoder sees."""
-        return RetrievalState(self.sample.question, self.picked, tuple(self.sample.chunks[c] for c in self.picked))
-
-
-def sample_picks(
-    sample: Sample,
-    step_limit: int,
-    mistakes: Sequence[int],
-    settings: WarmStartSettings,
-    random: np.random.Generator,
-    likely_facts: Sequence[int] = (),
-) -> tuple[int, ...]:
-    """Draw what has been picked in a training state: some facts, some wrong chunks, at times everything.
-
-    Args:
-        sample: With annotated facts.
-        step_limit: Picks of an episode; a state has at most one fewer.
-        mistakes: Chunks without facts that score well, the likely mistakes.
-        settings: Shares of complete states and of states with wrong picks.
-        random: The state's own stream.
-        likely_facts: The facts, those first that the first state rates highest. Evidence that can only be told once
-            other evidence is known is then what is missing, as it will be in a search.
-    """
-    facts = list(sample.supporting or ())
-    # Where there are no facts, the first state is complete already.
-    complete = not facts or (len(facts) < step_limit and random.random() < settings.complete_share)
-    num_found = len(facts) if complete else int(random.integers(min(len(facts), step_limit)))
-    in_order = len(likely_facts) > 0 and random.random() < settings.hard_share
-    found = list(likely_facts if in_order else random.permutation(facts))[:num_found]
-    room = min(step_limit - 1 - num_found, len(sample.chunks) - len(facts))
-    num_wrong = int(random.integers(1, room + 1)) if room > 0 and random.random() < settings.wrong_share else 0
-    wrong: list[int] = []
-    while len(wrong) < num_wrong:
-        likely = len(mistakes) > 0 and random.random() < settings.hard_share
-        chunk = int(random.choice(mistakes)) if likely else int(random.integers(len(sample.chunks)))
-        if chunk not in wrong and chunk not in facts:
-            wrong.append(chunk)
-        elif likely and set(mistakes) <= set(wrong):
-            mistakes = ()
-    return tuple(int(chunk) for chunk in random.permutation([*found, *wrong]))
-
-
-def listwise_losses(
-    q_values: torch.Tensor, available: torch.Tensor, right: torch.Tensor, temperature: torch.Tensor
-) -> torch.Tensor:
-    """Cross-entropy of picking any right chunk: logsumexp of all available minus logsumexp of the right ones.
-
-    Args:
-        q_values: Shape (B, N).
-        available: Shape (B, N), bool.
-        right: Shape (B, N), bool: available chunks that are right.
-        temperature: Scalar; divides the Q-values.
-
-    Returns:
-        One loss for each state that has a right chunk, in their order.
-    """
-    counted = right.any(1)
-    logits = q_values[counted] / temperature
-    every = logits.masked_fill(~available[counted], -torch.inf).logsumexp(1)
-    rights = logits.masked_fill(~right[counted], -torch.inf).logsumexp(1)
-    return every - rights
-
-
-def loss_of_samples(sample_ids: Sequence[str], losses: torch.Tensor) -> list[tuple[str, float]]:
-    """Return the mean loss of each sample's states.
-
-    Args:
-        sample_ids: Of each state.
-        losses: Of each state.
-    """
-    found: dict[str, list[float]] = {}
-    for sample_id, loss in zip(sample_ids, losses.detach().tolist(), strict=True):
-        found.setdefault(sample_id, []).append(loss)
-    return [(sample_id, sum(own) / len(own)) for sample_id, own in found.items()]
-
-
-def value_loss(
-    head_values: torch.Tensor, available: torch.Tensor, right: torch.Tensor, labels: torch.Tensor, twin_heads: bool
-) -> torch.Tensor:
-    """Squared error of twice each head to the closed-form return; right chunks and the others weigh the same.
-
-    Without the balance, hundreds of chunks that are noise would drown the few that matter. Of the others only values
-    that are too high count: a detour of one pick costs but a part of the return (a quarter with one fact, an eighth
-    with three), so fitting them from below would hold the Q-values of all noise just under those of the facts, against
-    the cross-entropy, for chunks that are never picked.
-
-    Args:
-        head_values: Shape (B, N, 2).
-        available: Shape (B, N), bool.
-        right: Shape (B, N), bool.
-        labels: Shape (B, 2): returns of a right pick and of any other.
-        twin_heads: Whether each head is fitted, or only their sum.
-    """
-    targets = torch.where(right, labels[:, :1], labels[:, 1:])
-    predicted = 2 * head_values if twin_heads else head_values.sum(-1, keepdim=True)
-    surplus = predicted - targets.unsqueeze(-1)
-    surplus = torch.where(right.unsqueeze(-1), surplus, surplus.clamp(min=0.0))
-    errors = surplus.square().mean(-1)  # (B, N)
-    others = available & ~right
-    per_state = [(errors * chosen).sum(1) / chosen.sum(1).clamp(min=1) for chosen in (right.float(), others.float())]
-    return (per_state[0] + per_state[1]).mean() / 2
 
 
 class WarmStart:
@@ -229,7 +103,8 @@ class WarmStart:
     def _everything_fresh(self, samples: Sequence[Sample]) -> tuple[np.ndarray, torch.Tensor] | None:
         """Embed all chunks of an update with gradients, if they are few enough: cache rows and embeddings."""
         texts = list(dict.fromkeys(text for sample in samples for text in sample.chunks))
-        if sum(map(_tokens, texts)) > self._settings.fresh_tokens:
+        limit = self._pair.action_encoder.content_limit
+        if sum(min(_tokens(text), limit) for text in texts) > self._settings.fresh_tokens:
             return None
         embeddings = self._pair.embed_chunks(texts)
         return self._cache.put(texts, embeddings), embeddings

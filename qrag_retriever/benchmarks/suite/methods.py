@@ -14,7 +14,7 @@ import numpy as np
 
 from qrag_retriever._extras import require_extra
 from qrag_retriever.benchmarks.suite.embeddings import TextEmbeddings
-from qrag_retriever.default_model import MINILM, minilm_folder
+from qrag_retriever.default_model import MINILM, local_name
 from qrag_retriever.index import ChunkIndex
 from qrag_retriever.model import QRAGModel
 from qrag_retriever.pair import embedding_dimension
@@ -267,7 +267,7 @@ class Baselines:
         if name == "dense-action":
             return SingleStepDense(name, self._model.action_encoder.model, self._model_name)
         if name == "multi-step-minilm":
-            pair = QRAGModel.from_encoder(self._minilm_path, device=self._device)
+            pair = QRAGModel.from_encoder(MINILM, device=self._device)
             return MultiStep(name, pair, MINILM, corpus=True)
         if name == "llm-agent":
             from qrag_retriever.benchmarks.suite.agent import LLMAgent
@@ -280,15 +280,10 @@ class Baselines:
         raise ValueError(f"there is no baseline {name!r}; there are {', '.join(self.NAMES)}")
 
     @cached_property
-    def _minilm_path(self) -> str:
-        folder = minilm_folder()
-        return str(folder) if folder is not None else f"sentence-transformers/{MINILM}"
-
-    @cached_property
     def _minilm(self) -> Any:
         from sentence_transformers import SentenceTransformer
 
-        return SentenceTransformer(self._minilm_path, device=self._device)
+        return SentenceTransformer(local_name(MINILM), device=self._device)
 
 
 def model_label(name: str | Path | None) -> str:

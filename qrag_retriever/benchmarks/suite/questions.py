@@ -98,9 +98,9 @@ def _by_tokens(name: str) -> Callable[[Path, str, int], DatasetSource]:
 def _minilm_tokens() -> Callable[[str], list[int]]:
     from transformers import AutoTokenizer
 
-    from qrag_retriever.default_model import MINILM, minilm_folder
+    from qrag_retriever.default_model import MINILM, local_name
 
-    tokenizer = AutoTokenizer.from_pretrained(minilm_folder() or f"sentence-transformers/{MINILM}")
+    tokenizer = AutoTokenizer.from_pretrained(local_name(MINILM))
 
     def count_tokens(text: str) -> list[int]:
         found: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

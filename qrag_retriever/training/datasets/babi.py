@@ -147,7 +147,7 @@ class BabiLong:
             num_chunks: Sentences of a document, statements included (see `LENGTHS`); None for bare stories.
             noise: Where the other sentences come from; None for books of the split in the data folder.
             noise_window: Most sentences of those books that the documents of one era share, at least ``num_chunks``;
-                None for thousands. The fewer, the fewer chunks there are to embed in an era.
+                None for thousands. The fewer, the fewer chunks there are to embed in an era. Train split only.
             rename: Whether people, rooms and things exchange their names at every draw, each kind among itself and
                 alike in the whole story: many stories from one, none of them a story of validation or test. Train
                 split only; the others stay as they are.
@@ -173,7 +173,10 @@ class BabiLong:
         self.noise: Noise | None = None
         if num_chunks is not None:
             check_at_least_one(num_chunks=num_chunks)
-            self.noise = default_noise(folder, split, num_chunks, seed, noise_window) if noise is None else noise
+            if noise_window is not None:
+                check_at_least_one(noise_window=noise_window)
+            own_window = noise_window if split == "train" else None
+            self.noise = default_noise(folder, split, num_chunks, seed, own_window) if noise is None else noise
         self._elsewhere: set[str] = set()  # stories of validation and test
         self._path, stories = self._stories(folder, validation_share)
         self._renaming: Renaming | None = None

@@ -107,7 +107,8 @@ class Niah:
             noise: Book sentences for the essay haystack; None for what the split has in the data folder. Other
                 haystacks do without.
             noise_window: Most sentences of books or needles that the haystacks of one era share; None for thousands.
-                The fewer, the fewer chunks there are to embed in an era.
+                The fewer, the fewer chunks there are to embed in an era. A needle haystack takes at least a quarter
+                more than it needs. Train split only.
             seed: With the split, chooses the random stream.
 
         Raises:
@@ -122,6 +123,9 @@ class Niah:
         self.name, self.task, self.split = name, TASKS[name], split
         self.default_step_limit = self.task.num_gold + 1
         self._num_questions = num_questions
+        if noise_window is not None:
+            check_at_least_one(noise_window=noise_window)
+        noise_window = noise_window if split == "train" else None
         self._num_needles = _NEEDLES if noise_window is None else noise_window
         self._needles: tuple[int, int, list[tuple[str, str]]] | None = None
         self._stream = [zlib.crc32(name.encode()), get_args(Split).index(split), seed]

@@ -1,0 +1,100 @@
+"""The model in the package: it really retrieves, offline, for both frameworks, and is what its card says it is."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from qrag_retriever import QRAGModel, QRAGRetriever
+from qrag_retriever.compact import expand
+from qrag_retriever.config import QRAGConfig
+from qrag_retriever.default_model import BUNDLED
+from qrag_retriever.training.data import Sample
+from qrag_retriever.training.datasets import LENGTHS, BabiLong, BookNoise
+
+FIXTURES = Path(__file__).parent / "fixtures"
+ALICE = Path(__file__).parents[1] / "examples" / "alice.txt"
+NUM_QUESTIONS, NUM_PICKS = 40, 4
+# What the bundled model must find here, as a share of the questions; see the figures in its card.
+FLOOR = 0.9
+
+
+@pytest.fixture(scope="module")
+def model() -> QRAGModel:
+    return QRAGModel.from_pretrained(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    """BabiLong QA2 at 1k tokens: 40 questions of bAbI's test file among sentences of a novel."""
+    folder = tmp_path_factory.mktemp("data")
+    book = folder / "books" / "test" / "alice.txt.gz"
+    book.parent.mkdir(parents=True)
+    paragraphs = ALICE.read_text(encoding="utf-8").split("\n\n")
+    book.write_bytes(gzip.compress("\n".join(" ".join(text.split()) for text in paragraphs).encode()))
+    source = BabiLong(FIXTURES, 2, "test", num_chunks=LENGTHS["1k"], noise=BookNoise(folder, "test"))
+    assert len(source) == NUM_QUESTIONS
+    return [source.sample(i, np.random.default_rng([0, i])) for i in range(NUM_QUESTIONS)]
+
+
+def share_found(model: QRAGModel, questions: list[Sample]) -> float:
+    found = []
+    for one in questions:
+        steps = QRAGRetriever.from_texts(one.chunks, model=model, k=NUM_PICKS).search(one.question).steps
+        found.append(set(one.supporting or ()) <= {step.chunk_id for step in steps})
+    return float(np.mean(found))
+
+
+def test_finds_both_facts_of_questions_about_two(model: QRAGModel, questions: list[Sample]) -> None:
+    assert share_found(model, questions) >= FLOOR
+
+
+def test_the_floor_is_one_that_an_untrained_pair_does_not_reach(questions: list[Sample]) -> None:
+    assert share_found(QRAGModel.from_encoder("all-MiniLM-L6-v2", device="cpu"), questions) < FLOOR - 0.3
+
+
+def test_stops_by_itself_in_both_modes(model: QRAGModel, questions: list[Sample]) -> None:
+    assert set(model.config.min_q) == {"document", "corpus"}
+    picks = [
+        len(QRAGRetriever.from_texts(one.chunks, model=model, mode=mode, k=10, min_q="auto").search(one.question).steps)
+        for mode in ("document", "corpus")
+        for one in questions[:10]
+    ]
+    assert 1 <= np.mean(picks[:10]) < 5
+    assert np.mean(picks[10:]) < 10
+
+
+def test_is_the_default_and_says_so(model: QRAGModel) -> None:
+    assert model.source is not None
+    assert model.source.kind == "default"
+    named = QRAGModel.from_pretrained(BUNDLED, device="cpu")
+    assert named.fingerprint() == model.fingerprint()
+
+
+def test_an_index_finds_its_model_again(tmp_path: Path) -> None:
+    QRAGRetriever.from_texts(["Mary left.", "John came."]).save(tmp_path / "story.qrag")
+    assert len(QRAGRetriever.load(tmp_path / "story.qrag", device="cpu").invoke("Who left?")) == 2
+
+
+def test_is_small_and_has_a_card_with_the_credit_that_its_data_ask_for() -> None:
+    size = sum(path.stat().st_size for path in BUNDLED.rglob("*") if path.is_file())
+    assert size <= 70 * 10**6
+    card = (BUNDLED / "README.md").read_text(encoding="utf-8")
+    for credit in ("CC BY-SA 4.0", "CC BY 4.0", "CC BY 3.0", "Apache-2.0", "HotpotQA", "SQuAD", "MuSiQue", "bAbI"):
+        assert credit in card, credit
+
+
+def test_its_encoders_are_sentence_transformers_models(tmp_path: Path, model: QRAGModel) -> None:
+    """Of the layout that old releases read as well."""
+    expand(BUNDLED, tmp_path)
+    modules = json.loads((tmp_path / "action_encoder" / "modules.json").read_text(encoding="utf-8"))
+    assert [module["type"].rpartition(".")[0] for module in modules] == ["sentence_transformers.models"] * 2
+    encoder = SentenceTransformer(str(tmp_path / "action_encoder"), device="cpu")
+    config = QRAGConfig.read(BUNDLED)
+    expected = encoder.encode(["Mary went to the kitchen."]) * config.output_scale
+    np.testing.assert_allclose(model.encode_chunks(["Mary went to the kitchen."]), expected, atol=1e-5)

@@ -1,0 +1,112 @@
+"""Put a trained pair into the package as the model that is used when none is named, then fill in its card.
+
+    python training/bundle.py --model runs/bundled/model
+    qrag-bench babilong niah hotpotqa musique 2wiki 2wiki-open --data DATA --baseline all --json figures.json
+    python training/bundle.py --figures figures.json
+
+Figures are measured of what is in the package: compact, and so rounded to bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from qrag_retriever import QRAGModel
+from qrag_retriever.benchmarks.suite.report import differences_table, recall_table
+from qrag_retriever.benchmarks.timing import table
+from qrag_retriever.compact import SKELETON_NAME
+
+# Of this checkout, wherever the package is installed.
+BUNDLED = Path(__file__).parents[1] / "qrag_retriever" / "bundled"
+CARD = Path(__file__).with_name("model_card.md")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="folder of the trained pair that goes into the package")
+    parser.add_argument("--figures", type=Path, nargs="+", help="JSON of qrag-bench, of the model in the package")
+    chosen = parser.parse_args()
+    if chosen.model is None and chosen.figures is None:
+        parser.error("nothing to do: give --model or --figures")
+    if chosen.model is not None:
+        QRAGModel.from_pretrained(chosen.model, device="cpu").save_pretrained(BUNDLED, compact=True)
+        write_oldest_layout(BUNDLED / SKELETON_NAME)
+        write_card([], [])
+        size = sum(path.stat().st_size for path in BUNDLED.rglob("*") if path.is_file())
+        print(f"{BUNDLED}: {size / 10**6:.1f} MB")
+    if chosen.figures is not None:
+        fingerprint = QRAGModel.from_pretrained(BUNDLED, device="cpu").fingerprint()
+        rows: list[dict[str, Any]] = []
+        differences: list[dict[str, Any]] = []
+        for path in chosen.figures:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["qrag"]["fingerprint"] != fingerprint or found["qrag"]["beam_width"] != 1:
+                parser.error(f"{path} has the figures of {found['qrag']}; measure the default model, greedily")
+            rows += found["rows"]
+            differences += found["differences"]
+        write_card(rows, differences)
+
+
+def write_oldest_layout(encoder: Path) -> None:
+    """Describe a mean-pooled transformer as every sentence-transformers release reads it, old and new.
+
+    Args:
+        encoder: A sentence-transformers folder that a newer release wrote.
+    """
+    names = {"": "Transformer", "1_Pooling": "Pooling"}
+    modules = json.loads((encoder / "modules.json").read_text(encoding="utf-8"))
+    pooling = json.loads((encoder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
+    tokenizer = json.loads((encoder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if [module["path"] for module in modules] != list(names) or pooling["pooling_mode"] != "mean":
+        raise SystemExit(f"{encoder} is no transformer with mean pooling: {modules}, {pooling}")
+    kinds = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
+    contents: dict[str, Any] = {
+        "modules.json": [
+            {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{name}"}
+            for place, (path, name) in enumerate(names.items())
+        ],
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": pooling["embedding_dimension"],
+            **{f"pooling_mode_{kind}": kind == "mean_tokens" for kind in kinds},
+            "include_prompt": pooling["include_prompt"],
+        },
+        "sentence_bert_config.json": {"max_seq_length": tokenizer["model_max_length"], "do_lower_case": False},
+    }
+    settings = json.loads((encoder / "config_sentence_transformers.json").read_text(encoding="utf-8"))
+    # Older releases warn of files of a newer one, which these no longer are.
+    settings.pop("__version__", None)
+    contents["config_sentence_transformers.json"] = settings
+    for name, content in contents.items():
+        (encoder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_card(rows: list[dict[str, Any]], differences: list[dict[str, Any]]) -> None:
+    """Write the card with the figures of runs of qrag-bench, as far as there are any."""
+    (BUNDLED / "README.md").write_text(card(rows, differences), encoding="utf-8")
+
+
+def card(rows: list[dict[str, Any]], differences: list[dict[str, Any]]) -> str:
+    """Fill in the figures of runs of qrag-bench."""
+    own = [row for row in rows if row["method"] == "qrag" and "auto_picks" in row]
+    stops = [
+        [
+            row["benchmark"], row["length"], f"{row['auto_fact_recall']:.3f}", f"{row['auto_picks']:.1f}",
+            f"{row['fact_recall']:.3f}", str(row["step_limit"]),
+        ]
+        for row in own
+    ]  # fmt: skip
+    text = CARD.read_text(encoding="utf-8")
+    for place, value in {
+        "recall": recall_table(rows),
+        "stops": table(["benchmark", "length", "recall (auto)", "picks (auto)", "recall, always", "picks"], stops),
+        "differences": differences_table([row for row in differences if row["score"] == "fact_recall"]),
+    }.items():
+        text = text.replace(f"{{{place}}}", value)
+    return text
+
+
+if __name__ == "__main__":
+    main()
