@@ -14,7 +14,7 @@ class ChunkCache:
     """Embeds every text once in an era; an era is a number of updates after which all embeddings are thrown away.
 
     Embeddings in here lag behind the network by at most one era. Picking from them is a little off-policy, and soft
-    values over them move slowly, as a target network's would; what a loss is taken of is always embedded afresh.
+    values over them move slowly, as a target network's would; what a loss gives gradients to is embedded afresh.
     """
 
     def __init__(self, embed: Callable[[Sequence[str]], torch.Tensor], dim: int, device: torch.device) -> None:
