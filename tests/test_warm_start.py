@@ -539,8 +539,9 @@ class TestLoss:
         found = []
         for together in (True, False):
             warm = warm_start_of(tiny_pair(tiny_encoder), loose, in_batch_negatives=together, states_per_sample=1)
-            found.append(float(warm.loss([np.random.default_rng(i) for i in range(2)])[1]["imitation"]))
-        assert found[0] > found[1], "more to confuse the right ones with"
+            found.append(warm.loss([np.random.default_rng(i) for i in range(2)])[1])
+        assert found[0]["imitation"] > found[1]["imitation"], "more to confuse the right ones with"
+        assert found[0]["value_error"] == pytest.approx(found[1]["value_error"]), "values are of own chunks only"
 
     def test_where_everything_is_picked(self, tiny_encoder: Path) -> None:
         of = story(0, (0, 1), chunks=tuple(STORY[:2]))

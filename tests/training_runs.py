@@ -115,7 +115,7 @@ def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Return everything that is trained, and what follows it."""
     live = {name: weight.detach().clone() for name, weight in trainer.pair.trainable().items()}
     targets = {f"target.{name}": weight.clone() for name, weight in trainer.pair.target_weights().items()}
-    return {**live, **targets, "log_temperature": trainer._log_temperature.detach().clone()}
+    return {**live, **targets, "log_temperature": trainer._networks.log_temperature.detach().clone()}
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

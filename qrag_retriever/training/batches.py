@@ -112,6 +112,11 @@ def with_in_batch_negatives(candidates: Candidates, documents: Sequence[tuple[np
     )
 
 
+def rows_among(rows: np.ndarray, wanted: Sequence[np.ndarray]) -> np.ndarray:
+    """Tell which rows of each state, shape (B, N), are among the ones wanted of that state: bool, the same shape."""
+    return np.stack([np.isin(own, few) for own, few in zip(rows, wanted, strict=True)])
+
+
 def hardest(
     candidates: Candidates, right: np.ndarray, scores: np.ndarray, most: int, random: np.random.Generator | None = None
 ) -> tuple[Candidates, np.ndarray, np.ndarray]:

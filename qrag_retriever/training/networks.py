@@ -24,7 +24,7 @@ _BATCH_TOKENS = {"cpu": 4096, "cuda": 131072, "mps": 32768}
 # Below this many tokens a batch is not worth a pass of its own, however much shorter its texts are. With gradients a
 # pass writes those of all weights once more, whatever its size.
 _WORTHWHILE_TOKENS = {"cpu": 512, "cuda": 8192, "mps": 4096}
-_WORTHWHILE_WITH_GRADIENTS = 4
+_WORTHWHILE_WITH_GRADIENTS = 2
 # Texts may be padded to this multiple of their own length.
 _MOST_PADDING = 1.3
 

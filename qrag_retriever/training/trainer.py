@@ -14,30 +14,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from qrag_retriever.config import Mode
-from qrag_retriever.devices import choose_device, choose_dtype
+from qrag_retriever.devices import choose_device
 from qrag_retriever.errors import DivergedError, RecipeError
 from qrag_retriever.model import QRAGModel
+from qrag_retriever.training.assembly import build_networks, build_stages, check_facts
+from qrag_retriever.training.best_model import BestModel
 from qrag_retriever.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from qrag_retriever.training.chunk_cache import ChunkCache
 from qrag_retriever.training.data import DEFAULT_CHUNK_TOKENS
 from qrag_retriever.training.health import Health
 from qrag_retriever.training.logs import RunLog
-from qrag_retriever.training.networks import Targets, TrainedPair
+from qrag_retriever.training.networks import TrainedPair
 from qrag_retriever.training.opening import open_reward, open_tasks
-from qrag_retriever.training.pqn import PQNLearner
 from qrag_retriever.training.processes import Processes
 from qrag_retriever.training.recipe import Recipe
-from qrag_retriever.training.rewards import Reward, SupportingFactsReward
+from qrag_retriever.training.rewards import Reward
 from qrag_retriever.training.run_folder import Found, RunFolder
 from qrag_retriever.training.run_state import RunState, check_same_recipe
 from qrag_retriever.training.sampling import Mixture
-from qrag_retriever.training.stages import PQNStage, Stage, WarmStartStage
-from qrag_retriever.training.starting_point import StartingPoint, merged_copy, starting_point
+from qrag_retriever.training.stages import Stage
+from qrag_retriever.training.starting_point import starting_point
 from qrag_retriever.training.stop_signals import StopSignals
 from qrag_retriever.training.timing import Stopwatch
 from qrag_retriever.training.validation import Validation
-from qrag_retriever.training.warm_start import WarmStart
 
 # A loss this many times the square of the largest return is no noise.
 _EXPLODED = 1000.0
@@ -109,7 +107,7 @@ class Trainer:
             torch.cuda.set_device(device)
         self._device = device
         self._reward = reward or open_reward(recipe.reward)
-        _check_facts(recipe, self._reward)
+        check_facts(recipe, self._reward)
         folder = None if data_folder is None else Path(data_folder)
         # Adapters, and whatever else an encoder lacks, begin at random.
         torch.manual_seed(run.seed)
@@ -119,7 +117,14 @@ class Trainer:
         training, validation = open_tasks(recipe, folder, Path(recipe_folder), chunking)
         self.mixture = Mixture(training, self._reward, run.hardest_of, run.seed)
         self.validation = Validation(validation, run.validation_samples, run.seed, self._reward, recipe.pqn.gamma)
-        self._build_networks(start)
+        samples = [self.mixture.draw(np.random.default_rng([run.seed, 0, i]))[0] for i in range(_SAMPLES_FOR_SCALE)]
+        self._exploded = _EXPLODED * max(1.0, *map(self._reward.most, samples)) ** 2
+        self._networks = build_networks(recipe, start, samples, self._device)
+        self.pair = self._networks.pair
+        self.state = RunState(recipe, self.pair, self._networks.log_temperature, self._networks.caches, self.mixture)
+        self.stages = build_stages(recipe, self._networks, self._reward, self.mixture, self._processes)
+        self._module = self._processes.parallel(_Loss(self.pair, self._networks.log_temperature))
+        self._best = BestModel(self._folder.model, self.pair, self.validation, self.state, self.mixture.tasks)
         if recipe.validation and not len(self.validation):
             raise RecipeError(
                 f"the reward ({recipe.reward.kind}) can judge no question of the validation; name another one in "
@@ -129,60 +134,6 @@ class Trainer:
         self._health = Health()
         self._signals = StopSignals(tell=self._processes.is_first)
         self._was_finished = False
-
-    def _build_networks(self, start: StartingPoint) -> None:
-        recipe, run = self.recipe, self.recipe.run
-        drawn = [self.mixture.draw(np.random.default_rng([run.seed, 0, i]))[0] for i in range(_SAMPLES_FOR_SCALE)]
-        self._exploded = _EXPLODED * max(1.0, *map(self._reward.most, drawn)) ** 2
-        chunks = [text for sample in drawn for text in sample.chunks[:32]]
-        questions = [sample.question for sample in drawn]
-        start = start.scaled(questions, chunks)
-        config = start.config
-        self.pair = TrainedPair(
-            config,
-            *start.encoders(),
-            recipe.model.frozen,
-            targets=_targets(recipe),
-            compute_dtype=choose_dtype(run.dtype, self._device),
-            dropout=max(recipe.model.dropout, recipe.model.lora.dropout if recipe.model.lora else 0.0),
-            plain_batches=run.plain_batches,
-        )
-        self._cache = ChunkCache(self.pair.embed_chunks, config.dim, self.pair.device)
-        self._caches = {"cache": self._cache}
-        if self.pair.targets == "both":
-            self._caches["target_cache"] = ChunkCache(
-                lambda texts: self.pair.embed_chunks(texts, target=True), config.dim, self.pair.device
-            )
-        self._log_temperature = torch.nn.Parameter(
-            torch.tensor(math.log(recipe.warm_start.start_temperature), device=self.pair.device)
-        )
-        self.state = RunState(recipe, self.pair, self._log_temperature, self._caches, self.mixture)
-        self.stages = self._build_stages()
-        self._module = self._processes.parallel(_Loss(self.pair, self._log_temperature))
-
-    def _build_stages(self) -> list[Stage]:
-        recipe, seed = self.recipe, self.recipe.run.seed
-        stages: list[Stage] = []
-        # Any other reward with a warm start has been refused.
-        if recipe.warm_start.num_updates and isinstance(self._reward, SupportingFactsReward):
-            own = self._processes.share(recipe.warm_start.samples_per_update, "warm_start.samples_per_update")
-            warm_start = WarmStart(
-                self.pair, self._cache, self._reward, self.mixture.draw, recipe.warm_start, recipe.pqn.gamma,
-                self._log_temperature, recipe.pqn.twin_heads,
-            )  # fmt: skip
-            streams = [np.random.default_rng([seed, 1, i]) for i in own]
-            stages.append(WarmStartStage(warm_start, recipe.warm_start, streams))
-        if recipe.pqn.num_updates:
-            own = self._processes.share(recipe.pqn.num_envs, "pqn.num_envs")
-            learner = PQNLearner(
-                self.pair, self._cache, self._caches.get("target_cache"), self._reward, recipe.pqn,
-                self._log_temperature,
-            )  # fmt: skip
-            streams = [np.random.default_rng([seed, 2, i]) for i in own]
-            stages.append(PQNStage(learner, self.pair, recipe.pqn, self._reward, self.mixture, streams))
-        if not stages:
-            raise RecipeError("nothing to do: warm_start.num_updates and pqn.num_updates are both 0")
-        return stages
 
     def fit(self, resume: bool = False) -> QRAGModel:
         """Train; return the model that was best on validation (the last one where there is no validation).
@@ -258,8 +209,8 @@ class Trainer:
         for number in range(first, len(self.stages)):
             resumed = checkpoint if number == first else None
             self._run_stage(number, log, resumed)
-        if not self.state.history or self.state.best["step"] < 0:
-            self._save_model({})
+        if self._processes.is_first and (not self.state.history or self.state.best["step"] < 0):
+            self._best.save({})
         self._write_report()
 
     def _run_stage(self, number: int, log: RunLog, checkpoint: Checkpoint | None) -> None:
@@ -330,7 +281,7 @@ class Trainer:
 
     def _new_era(self) -> None:
         self.mixture.era = self.state.step // self.recipe.run.refresh_updates
-        for cache in self._caches.values():
+        for cache in self._networks.caches.values():
             cache.clear()
 
     def _loss(self, module: Any, stage: Stage, done: int, figures: dict[str, float]) -> torch.Tensor:
@@ -358,7 +309,7 @@ class Trainer:
         groups: list[dict[str, Any]] = [
             {"params": list(self.pair.trainable().values())},
             # Decay would draw the temperature to 1.
-            {"params": [self._log_temperature], "weight_decay": 0.0},
+            {"params": [self._networks.log_temperature], "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(
             groups,
@@ -374,25 +325,10 @@ class Trainer:
         if not len(self.validation):
             return
         if self._processes.is_first:
-            self._measure(stage, log)
+            with self._watch("validation"):
+                self._best.measure(stage, log)
+            self._watch.shares()
         self.state.history, self.state.best = self._processes.from_first((self.state.history, self.state.best))
-
-    def _measure(self, stage: Stage, log: RunLog) -> None:
-        """Measure on validation; keep the model if it is the best so far."""
-        with self._watch("validation"):
-            found = self.validation.measure(self.pair)
-        self._watch.shares()
-        log.validation(self.state.step, stage.name, found.figures)
-        entry = {"score": found.score, "step": self.state.step, "stage": stage.name}
-        self.state.history.append({**entry, **found.figures})
-        is_best = found.score > self.state.best["score"]
-        if is_best:
-            self.state.best = {**entry, "figures": dict(found.figures)}
-            self._save_model(found.min_q)
-        log.say(f"{stage.name} {self.state.step}: {found}{' (best so far)' if is_best else ''}")
-        # What a warm start loses on the way, its own next updates can bring back.
-        for warning in self._health.validation(found.score) if stage.name == "pqn" else ():
-            log.say(warning)
 
     def _out_of_patience(self, stage: Stage) -> bool:
         patience = stage.patience_updates
@@ -403,15 +339,6 @@ class Trainer:
             return False
         best = max(own, key=lambda entry: float(entry["score"]))
         return bool(self.state.step - int(best["step"]) >= patience)
-
-    def _save_model(self, min_q: dict[Mode, float]) -> None:
-        if not self._processes.is_first:
-            return
-        known = [limit for _, limit in self.validation.episodes]
-        known = known or [task.step_limit for task in self.mixture.tasks if task.step_limit is not None]
-        config = self.pair.config.replaced(min_q=min_q, step_limit=max(known) if known else None)
-        state, action = (merged_copy(encoder.model) for encoder in (self.pair.state_encoder, self.pair.action_encoder))
-        QRAGModel(config, lambda: (state, action), device="cpu").save_pretrained(self._folder.model)
 
     def _write_report(self) -> None:
         skipped = Counter(self._processes.gathered(list(self.mixture.skipped.elements())))
@@ -431,26 +358,3 @@ class Trainer:
         self._update(stage, 0, self._optimizer(), RunLog(self.output, tensorboard=False, silent=True))
         self.state.step += 1
         return time.perf_counter() - start
-
-
-def _check_facts(recipe: Recipe, reward: Reward) -> None:
-    """Raise unless annotated facts are there for what goes by them."""
-    if not isinstance(reward, SupportingFactsReward):
-        if recipe.warm_start.num_updates:
-            raise RecipeError(
-                "a warm start imitates annotated facts, and the reward does not go by them; "
-                "set warm_start.num_updates = 0, or reward.kind = 'supporting_facts'"
-            )
-        return
-    for number, settings in enumerate(recipe.data):
-        if settings.withhold_supporting:
-            raise RecipeError(
-                f"data.{number}.withhold_supporting keeps the facts from a reward that goes by them; set it to false, "
-                "or reward.kind = 'answer_contained' or 'llm', with warm_start.num_updates = 0"
-            )
-
-
-def _targets(recipe: Recipe) -> Targets:
-    if not recipe.pqn.targets or not recipe.pqn.num_updates:
-        return "none"
-    return "both" if recipe.pqn.target_chunks == "encoder" else "state"

@@ -14,6 +14,7 @@ from qrag_retriever.training.batches import (
     candidates_of,
     hardest,
     rendered,
+    rows_among,
     score,
     with_fresh,
     with_in_batch_negatives,
@@ -81,9 +82,8 @@ class WarmStart:
                 picks = sample_picks(sample, step_limit, mistakes[number], self._settings, stream, likely_facts[number])
                 states.append(self._labelled(sample, step_limit, picks))
                 document_of.append(number)
-        candidates = self._candidates(
-            [(rows[number], drawn[number][0].mode) for number in document_of], [state.picked for state in states]
-        )
+        documents = [(rows[number], drawn[number][0].mode) for number in document_of]
+        candidates = self._candidates(documents, [state.picked for state in states])
         right = np.zeros_like(candidates.available)
         for i, state in enumerate(states):
             right[i, state.missing] = True
@@ -94,7 +94,9 @@ class WarmStart:
             fresh_rows = self._fresh_rows(candidates, right, scores)
             everything = fresh_rows, self._pair.embed_chunks([self._cache.texts[row] for row in fresh_rows])
             self._cache.store(*everything)
-        return self._loss_of(states, candidates, right, *everything)
+        # Hundreds of passages of other questions would drown the own ones in the mean of the value term.
+        valued = candidates.available & rows_among(candidates.rows, [own for own, _ in documents])
+        return self._loss_of(states, candidates, right, valued, *everything)
 
     def _candidates(self, documents: Sequence[tuple[np.ndarray, Mode]], picked: Sequence[Sequence[int]]) -> Candidates:
         candidates = candidates_of(self._pair.config, documents, picked)
@@ -110,8 +112,8 @@ class WarmStart:
         return self._cache.put(texts, embeddings), embeddings
 
     def _loss_of(
-        self, states: Sequence[LabelledState], candidates: Candidates, right: np.ndarray, fresh_rows: np.ndarray,
-        fresh: torch.Tensor,
+        self, states: Sequence[LabelledState], candidates: Candidates, right: np.ndarray, valued: np.ndarray,
+        fresh_rows: np.ndarray, fresh: torch.Tensor,
     ) -> tuple[torch.Tensor, dict[str, float]]:  # fmt: skip
         embeddings = self._pair.embed_states(
             [rendered(self._pair.config, labelled.state, labelled.sample.mode) for labelled in states]
@@ -126,7 +128,8 @@ class WarmStart:
         self.sample_losses = loss_of_samples([one.sample.id for one in states if one.missing], losses)
         # By all states, so that the mean over processes is the mean over everything.
         imitation = losses.sum() / len(states)
-        values = value_loss(head_values, available, rights, labels, self._twin_heads)
+        own = torch.from_numpy(valued).to(device)
+        values = value_loss(head_values, own, rights, labels, self._twin_heads)
         best = q_values.detach().masked_fill(~available, -torch.inf).argmax(1, keepdim=True)
         counted = rights.any(1)
         figures = {
