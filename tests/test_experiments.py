@@ -47,6 +47,14 @@ def test_there_are_scripts() -> None:
     assert {"babilong", "rl_gain", "answers_only", "overfit_one", "positions", "ablations"} <= set(SCRIPTS)
 
 
+def test_the_noise_of_measurements_is_enough_for_their_longest_documents(experiments: None, tmp_path: Path) -> None:
+    harness = importlib.import_module("harness")
+    put_books(tmp_path, "test", num_sentences=300)
+    noise = harness.noise_of_test(tmp_path)
+    assert noise.split == "test"
+    assert len(noise.draw(harness.LENGTHS["128k"], np.random.default_rng(0))) == harness.LENGTHS["128k"]
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_says_what_it_does(
     name: str, experiments: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

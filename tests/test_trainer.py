@@ -398,7 +398,7 @@ def test_time_and_skipped_samples_of_a_run_go_on_where_it_was_stopped(tmp_path: 
 def test_the_temperature_of_the_warm_start_is_not_decayed(tmp_path: Path, tiny_encoder: Path) -> None:
     trainer = trainer_of(tmp_path, tiny_encoder, {"optimizer.weight_decay": 1.0})
     optimizer = trainer._optimizer()
-    trainer._networks.log_temperature.grad = torch.zeros_like(trainer._log_temperature)
+    trainer._networks.log_temperature.grad = torch.zeros_like(trainer._networks.log_temperature)
     before = trainer._networks.log_temperature.detach().clone()
     for group in optimizer.param_groups:
         group["lr"] = 0.1

@@ -424,7 +424,7 @@ def plain_loss(pair: TrainedPair, warm: WarmStart, states: Sequence[LabelledStat
             predicted = 2 * heads[chunk] if twin_heads else heads[chunk].sum()
             surplus = predicted - label
             errors[chunk] = np.mean((surplus if chunk in missing else np.maximum(surplus, 0.0)) ** 2)
-        others = [chunk for chunk in left if chunk not in missing]
+        others = [chunk for chunk in left if chunk not in missing and chunk < len(of.chunks)]
         values.append(sum(errors[part].mean() if part else 0.0 for part in (missing, others)) / 2)
     return float(np.mean(imitation) + warm._settings.value_weight * np.mean(values))
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 from babi_reader import BabiReader
-from harness import MODEL, Measured, mean_and_spread, new_plot, options, questions, save, save_plot
+from harness import MODEL, Measured, mean_and_spread, new_plot, noise_of_test, options, questions, save, save_plot
 
-from qrag_retriever.training.datasets import LENGTHS, BookNoise, open_source
+from qrag_retriever.training.datasets import LENGTHS, open_source
 from qrag_retriever.training.recipe import parse_recipe
 from qrag_retriever.training.rewards import AnswerContainedReward, LLMAnswerReward, Outcome, false_positive_rate
 from qrag_retriever.training.run_folder import RunFolder
@@ -27,7 +27,7 @@ PQN = {"imitation_weight": 0.0, "value": "hard", "lam": 0.8, "alpha": 0.05, "alp
 
 def babi(chosen: Any) -> tuple[dict[str, Any], Any]:
     """Fact recall in two picks, untrained and trained, on the test questions."""
-    episodes = questions(chosen.data, 1, "1k", BookNoise(chosen.data, "test"), 500)
+    episodes = questions(chosen.data, 1, "1k", noise_of_test(chosen.data), 500)
     settings = {
         "model": MODEL,
         "data": [{"source": "babilong-qa1", "options": {"num_chunks": LENGTHS["1k"]}, "withhold_supporting": True}],

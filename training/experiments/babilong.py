@@ -5,16 +5,15 @@ python training/experiments/babilong.py --task 2 --data DATA --output runs/qa2
 
 from __future__ import annotations
 
-from harness import RECIPES, Measured, mean_and_spread, options, questions, run, save
+from harness import RECIPES, Measured, mean_and_spread, noise_of_test, options, questions, run, save
 
-from qrag_retriever.training.datasets import BookNoise
 from qrag_retriever.training.recipe import read_recipe
 
 
 def main() -> None:
     chosen = options(__doc__, task=2, lengths="4k", num_samples=500)
     settings = read_recipe(RECIPES / f"babilong-qa{chosen.task}.toml").model_dump()
-    noise = BookNoise(chosen.data, "test")
+    noise = noise_of_test(chosen.data)
     rows = []
     lengths = chosen.lengths.split(",")
     for seed in chosen.seeds:

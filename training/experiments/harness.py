@@ -19,6 +19,7 @@ from qrag_retriever import QRAGModel
 from qrag_retriever.devices import choose_dtype
 from qrag_retriever.training.chunk_cache import ChunkCache
 from qrag_retriever.training.datasets import LENGTHS, BabiLong, BookNoise
+from qrag_retriever.training.datasets.books import default_noise
 from qrag_retriever.training.evaluation import Picks, figures_of, greedy_picks
 from qrag_retriever.training.networks import TrainedPair
 from qrag_retriever.training.recipe import parse_recipe
@@ -57,6 +58,11 @@ def log_of(output: Path, stage: str) -> list[dict[str, Any]]:
     """Return the logged figures of a stage."""
     lines = map(json.loads, (output / "log.jsonl").read_text(encoding="utf-8").splitlines())
     return [line for line in lines if line["stage"] == stage]
+
+
+def noise_of_test(data: Path) -> BookNoise:
+    """Return sentences of the test books, enough for documents of 128k tokens."""
+    return default_noise(data, "test", LENGTHS["128k"])
 
 
 def questions(data: Path, task: int, length: str, noise: BookNoise, num_samples: int, split: str = "test") -> list[Any]:

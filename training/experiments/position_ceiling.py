@@ -15,11 +15,10 @@ import re
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from harness import options, questions, save
+from harness import noise_of_test, options, questions, save
 
 from qrag_retriever.positions import relative_runs
 from qrag_retriever.training.data import Sample
-from qrag_retriever.training.datasets import BookNoise
 from qrag_retriever.training.datasets.carrying import HANDLING, MOVE
 
 Hops = list[tuple[int, list[int]]]
@@ -80,7 +79,7 @@ def chances(sample: Sample, hops: Hops, stride: int) -> list[float]:
 
 def main() -> None:
     chosen = options(__doc__, lengths="4k", num_samples=500, strides="20,40,80,160")
-    noise = BookNoise(chosen.data, "test")
+    noise = noise_of_test(chosen.data)
     rows = []
     for task, hops in HOPS.items():
         for length in chosen.lengths.split(","):

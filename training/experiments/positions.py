@@ -6,9 +6,8 @@ python training/experiments/positions.py --data DATA --output runs/positions --t
 from __future__ import annotations
 
 import numpy as np
-from harness import RECIPES, Measured, new_plot, options, questions, run, save, save_plot
+from harness import RECIPES, Measured, new_plot, noise_of_test, options, questions, run, save, save_plot
 
-from qrag_retriever.training.datasets import BookNoise
 from qrag_retriever.training.recipe import read_recipe
 
 
@@ -16,7 +15,7 @@ def main() -> None:
     chosen = options(__doc__, task=2, lengths="1k,4k,32k,128k", num_samples=200, updates=300)
     lengths = chosen.lengths.split(",")
     settings = read_recipe(RECIPES / f"babilong-qa{chosen.task}.toml").model_dump()
-    noise = BookNoise(chosen.data, "test")
+    noise = noise_of_test(chosen.data)
     rows = []
     for kind in ("none", "absolute", "relative"):
         for seed in chosen.seeds:

@@ -10,16 +10,15 @@ kept on during PQN, so that what is gained is gained by reinforcement.
 from __future__ import annotations
 
 import numpy as np
-from harness import RECIPES, Measured, options, questions, run, save
+from harness import RECIPES, Measured, noise_of_test, options, questions, run, save
 
-from qrag_retriever.training.datasets import BookNoise
 from qrag_retriever.training.recipe import read_recipe
 
 
 def main() -> None:
     chosen = options(__doc__, task=3, lengths="4k,128k", num_samples=500, warm_updates=1500, patience=100)
     settings = read_recipe(RECIPES / f"babilong-qa{chosen.task}.toml").model_dump()
-    noise = BookNoise(chosen.data, "test")
+    noise = noise_of_test(chosen.data)
     rows, differences = [], {length: [] for length in chosen.lengths.split(",")}
     for seed in chosen.seeds:
         common = {**settings["run"], "seed": seed}
