@@ -447,7 +447,8 @@ class TestLengthBuckets:
         assert sorted(rows) == list(range(len(lengths)))
         assert rows == sorted(rows, key=lambda row: (-lengths[row], row)), "longest first"
         most = networks._BATCH_TOKENS.get(device, 4096)
-        worthwhile = networks._WORTHWHILE_TOKENS.get(device, 384) * (networks._WORTHWHILE_WITH_GRADIENTS if with_gradients else 1)
+        worthwhile = networks._WORTHWHILE_TOKENS.get(device, 384)
+        worthwhile *= networks._WORTHWHILE_WITH_GRADIENTS if with_gradients else 1
         for batch in batches:
             padded = lengths[batch[0]] * len(batch)
             assert len(batch) == 1 or padded <= most
