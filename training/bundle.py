@@ -104,7 +104,7 @@ def card(rows: list[dict[str, Any]], differences: list[dict[str, Any]]) -> str:
         "stops": table(["benchmark", "length", "recall (auto)", "picks (auto)", "recall, always", "picks"], stops),
         "differences": differences_table([row for row in differences if row["score"] == "fact_recall"]),
     }.items():
-        text = text.replace(f"{{{place}}}", value)
+        text = text.replace(f"{{{place}}}", value if rows else "Not measured yet.")
     return text
 
 
