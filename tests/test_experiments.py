@@ -95,7 +95,7 @@ def test_the_plain_mode_does_what_the_papers_code_does() -> None:
     assert (plain.pqn.target_chunks, plain.pqn.reuse_states, plain.run.refresh_updates) == ("encoder", False, 1)
     # Everything else is the same: task, documents, environments, picks, updates.
     for recipe in (ours, plain):
-        assert recipe.data[0].options == {"num_chunks": 100}
+        assert recipe.data[0].options == {"num_chunks": 100, "noise_window": 100}
         assert (recipe.pqn.num_envs, recipe.pqn.num_steps, recipe.pqn.num_updates) == (4, 4, 7)
         assert recipe.warm_start.num_updates == 0
 
@@ -112,7 +112,7 @@ def test_the_speed_benchmark_counts_transitions_of_whole_updates(
 
     def smaller(*arguments: Any, **options: Any) -> Any:
         settings = original(*arguments, **options).model_dump()
-        settings["data"][0]["options"]["num_chunks"] = 12
+        settings["data"][0]["options"] = {"num_chunks": 12, "noise_window": 12}
         settings["run"]["validation_samples"] = 5
         recipes.append(settings)
         return parse_recipe(settings)

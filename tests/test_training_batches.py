@@ -356,6 +356,17 @@ class TestChunkCache:
         assert (len(cache), cache.num_embedded, list(cache.texts)) == (4, 4, ["a", "b", "c", "d"])
         np.testing.assert_array_equal(held(cache, ["d", "a", "c", "b"]), embeddings_of("dacb"))
 
+    def test_repeats_are_embedded_as_often_if_wanted(self) -> None:
+        embedder = Embedder()
+        cache = ChunkCache(embedder, 8, torch.device("cpu"), repeats=True)
+        cache.rows_of([["a", "b", "a"], ["c", "b"]])
+        assert embedder.calls == [["a", "b", "a", "c", "b"]]
+        assert (len(cache), cache.num_embedded) == (3, 5)
+        np.testing.assert_array_equal(held(cache, ["b", "c", "a"]), embeddings_of("bca"))
+        cache.rows_of([["d", "a", "d"]])
+        assert embedder.calls[1:] == [["d", "d"]], "what is held already is not embedded again"
+        np.testing.assert_array_equal(held(cache, ["d", "b", "c", "a"]), embeddings_of("dbca"))
+
     def test_grows(self) -> None:
         cache = cache_of(Embedder())
         texts = [f"text {i}" for i in range(5000)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -64,11 +65,10 @@ def build_networks(recipe: Recipe, start: StartingPoint, samples: Sequence[Sampl
         dropout=max(model.dropout, model.lora.dropout if model.lora else 0.0),
         plain_batches=recipe.run.plain_batches,
     )
-    caches = {"cache": ChunkCache(pair.embed_chunks, pair.config.dim, pair.device)}
+    new_cache = partial(ChunkCache, dim=pair.config.dim, device=pair.device, repeats=recipe.run.plain_batches)
+    caches = {"cache": new_cache(pair.embed_chunks)}
     if pair.targets == "both":
-        caches["target_cache"] = ChunkCache(
-            lambda texts: pair.embed_chunks(texts, target=True), pair.config.dim, pair.device
-        )
+        caches["target_cache"] = new_cache(partial(pair.embed_chunks, target=True))
     temperature = torch.tensor(math.log(recipe.warm_start.start_temperature), device=pair.device)
     return Networks(pair, caches, torch.nn.Parameter(temperature))
 

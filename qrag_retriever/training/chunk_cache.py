@@ -17,15 +17,18 @@ class ChunkCache:
     values over them move slowly, as a target network's would; what a loss gives gradients to is embedded afresh.
     """
 
-    def __init__(self, embed: Callable[[Sequence[str]], torch.Tensor], dim: int, device: torch.device) -> None:
+    def __init__(
+        self, embed: Callable[[Sequence[str]], torch.Tensor], dim: int, device: torch.device, repeats: bool = False
+    ) -> None:
         """Set up an empty cache.
 
         Args:
             embed: Embeds texts without gradients: (M, D).
             dim: D.
             device: Where to keep the embeddings.
+            repeats: Whether a text that comes several times in one call is embedded as often (for comparisons).
         """
-        self._embed = embed
+        self._embed, self._repeats = embed, repeats
         self._row_of: dict[str, int] = {}
         self._texts: list[str] = []
         self._table = torch.zeros(_FIRST_CAPACITY, dim, device=device)
@@ -54,7 +57,9 @@ class ChunkCache:
         Returns:
             For each document the table rows of its chunks, int64.
         """
-        missing = list(dict.fromkeys(text for chunks in documents for text in chunks if text not in self._row_of))
+        missing = [text for chunks in documents for text in chunks if text not in self._row_of]
+        if not self._repeats:
+            missing = list(dict.fromkeys(missing))
         if missing:
             with torch.no_grad():
                 self._add(missing, self._embed(missing))
@@ -98,7 +103,7 @@ class ChunkCache:
             self._add(list(texts), embeddings.to(self._table.device), count=False)
 
     def _add(self, texts: Sequence[str], embeddings: torch.Tensor, count: bool = True) -> None:
-        start, stop = len(self._row_of), len(self._row_of) + len(texts)
+        start, stop = len(self._texts), len(self._texts) + len(texts)
         if stop > len(self._table):
             grown = torch.zeros(max(stop, 2 * len(self._table)), self._table.shape[1], device=self._table.device)
             grown[:start] = self._table[:start]

@@ -63,8 +63,8 @@ class TrainedPair:
                 chunk embeddings that a `ChunkCache` holds, which lag behind by themselves), or of both.
             compute_dtype: Number format of the arithmetic (autocast); None is float32. Weights stay float32.
             dropout: Of the live encoders wherever gradients are enabled; everything else runs without.
-            plain_batches: Pad batches to powers of two as the paper's code does and never sort them by length (for
-                comparisons).
+            plain_batches: Pad batches to powers of two as the paper's code does, never sort them by length, and embed
+                a text as often as it is there (for comparisons).
 
         Raises:
             ValueError: If both encoders are one network.
@@ -140,10 +140,9 @@ class TrainedPair:
     def _embed(self, encoder: Encoder, sequences: Sequence[TokenIds]) -> torch.Tensor:
         if not sequences:
             return torch.zeros(0, self.config.dim, device=self.device)
-        unique = {tuple(ids): None for ids in sequences}
-        row_of = {ids: row for row, ids in enumerate(unique)}
-        lengths = [len(ids) for ids in unique]
-        batches = self._batches(lengths)
+        each = list(map(tuple, sequences))
+        unique = each if self._plain_batches else list(dict.fromkeys(each))
+        batches = self._batches([len(ids) for ids in unique])
         if self.dropout:
             encoder.model.train(torch.is_grad_enabled() and any(p.requires_grad for p in encoder.model.parameters()))
         texts = [list(ids) for ids in unique]
@@ -154,7 +153,8 @@ class TrainedPair:
             ]
         order = torch.empty(len(texts), dtype=torch.long)
         order[[row for rows in batches for row in rows]] = torch.arange(len(texts))
-        wanted = order[[row_of[tuple(ids)] for ids in sequences]].to(self.device)
+        row_of = {ids: row for row, ids in enumerate(unique)}
+        wanted = order[[row_of[ids] for ids in each]].to(self.device)
         return torch.nn.functional.embedding(wanted, torch.cat(parts))
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:

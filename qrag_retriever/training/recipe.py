@@ -192,7 +192,8 @@ class RunSettings(Settings):
     checkpoint_minutes: float = Field(default=5.0, gt=0)
     tensorboard: bool = True
     plain_batches: bool = Field(
-        default=False, description="Pad to powers of two and never sort by length, as the paper's code (comparisons)."
+        default=False,
+        description="Pad to powers of two, never sort by length, embed repeated texts again: as the paper's code does.",
     )
 
 
