@@ -417,7 +417,7 @@ class TestTargets:
         for _ in range(3):
             rollout = rollout_of(untrained, envs, streams, 3, cache=learner._cache)
             seen |= {(visit.ended, visit.settled) for visit in rollout.visits}
-            targets = learner.targets(rollout, alpha=0.1)
+            targets = learner.targets(rollout, alpha=0.1)[0]
             assert not targets.requires_grad
             expected = plain_targets(untrained, rollout, 0.1, PQNSettings(**fields))
             np.testing.assert_allclose(targets, expected, rtol=0, atol=TOLERANCE)
@@ -430,13 +430,13 @@ class TestTargets:
         )
         for learner in (cached, own):
             learner._cache.rows_of([visit.sample.chunks for visit in rollout.visits])
-        found = [learner.targets(rollout, 0.1) for learner in (cached, own)]
+        found = [learner.targets(rollout, 0.1)[0] for learner in (cached, own)]
         assert float((found[0] - found[1]).abs().max()) > 1e-3
         assert len(own._target_cache) > 0
         with torch.no_grad():
             for weight in untrained.target_weights().values():
                 weight.mul_(1.5)
-            moved = cached.targets(rollout, 0.1)
+            moved = cached.targets(rollout, 0.1)[0]
             for weight in untrained.target_weights().values():
                 weight.div_(1.5)
         assert float((found[0] - moved).abs().max()) > 1e-3
@@ -449,9 +449,11 @@ class TestTargets:
         heads = plain_heads(target_model(untrained), first.visits[0].next_state, EPISODES[3][0], model)
         heads[first.visits[0].chunk_id] = -np.inf
         value = float(heads.sum(1).max())
-        assert learner.targets(first, 0.1).item() == pytest.approx(first.visits[0].reward + 0.99 * value, abs=TOLERANCE)
+        assert learner.targets(first, 0.1)[0].item() == pytest.approx(
+            first.visits[0].reward + 0.99 * value, abs=TOLERANCE
+        )
         assert last.visits[0].ended
-        assert learner.targets(last, 0.1).item() == pytest.approx(last.visits[0].reward)
+        assert learner.targets(last, 0.1)[0].item() == pytest.approx(last.visits[0].reward)
 
     def test_values_and_targets_stay_within_what_an_episode_can_earn(self, untrained: TrainedPair) -> None:
         envs, streams = VectorEnv(REWARD, 4, in_turn()), streams_of(4)
@@ -460,9 +462,9 @@ class TestTargets:
         free, clipped = (learner_of(untrained, clip_values=clip, zero_when_settled=False) for clip in (False, True))
         for learner in (free, clipped):
             learner._cache.rows_of([visit.sample.chunks for visit in rollout.visits])
-        outside = free.targets(rollout, 0.1).numpy()
+        outside = free.targets(rollout, 0.1)[0].numpy()
         assert (outside > most).any()
-        inside = clipped.targets(rollout, 0.1).numpy()
+        inside = clipped.targets(rollout, 0.1)[0].numpy()
         assert (inside >= 0).all()
         assert (inside <= np.array(most) + 1e-6).all()
 
@@ -619,8 +621,8 @@ class TestLoss:
         learner = learner_of(pair, num_steps=4, reuse_states=reuse_states)
         targets = learner.targets
 
-        def noted(rollout: Rollout, alpha: float) -> torch.Tensor:
-            seen.extend([rollout.scores, targets(rollout, alpha).numpy()])
+        def noted(rollout: Rollout, alpha: float) -> tuple[torch.Tensor, np.ndarray]:
+            seen.extend([rollout.scores, targets(rollout, alpha)[0].numpy()])
             return targets(rollout, alpha)
 
         learner.targets = noted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from qrag_retriever.training import sampling
 from qrag_retriever.training.data import Sample
 from qrag_retriever.training.rewards import SupportingFactsReward
-from qrag_retriever.training.sampling import Mixture, Task, fixed_episodes, split_by_id
+from qrag_retriever.training.sampling import Mixture, Task, fixed_episodes, held_out
 
 
 class Numbered:
@@ -170,32 +171,64 @@ class Listed:
         return Sample(f"line {number}", self.questions[number], ("chunk",), (0,))
 
 
-class TestSplit:
-    @given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=40), st.randoms(), st.floats(0, 1))
-    @settings(max_examples=60, deadline=None)
-    def test_a_question_is_on_one_side_wherever_it_stands(
-        self, questions: list[str], random: Any, share: float
+def cut(lines: Sequence[tuple[str, str]], share: float = 0.1) -> np.ndarray:
+    """Cut pairs of a question and the document that it is about."""
+    hashes = [[zlib.crc32(name.encode()) * 2654435761 for name in names] for names in zip(*lines, strict=True)]
+    return held_out(*np.array(hashes, np.uint64), share)
+
+
+def sides(lines: Sequence[Any], chosen: np.ndarray) -> tuple[set[Any], set[Any]]:
+    kept, out = ({line for line, is_out in zip(lines, chosen, strict=True) if is_out == side} for side in (0, 1))
+    return kept, out
+
+
+class TestHeldOut:
+    LINES = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("stuvwxyz")), min_size=1, max_size=40)
+
+    @given(LINES, st.randoms(), st.floats(0, 1))
+    @settings(max_examples=100, deadline=None)
+    def test_no_question_is_on_both_sides_wherever_it_stands(
+        self, lines: list[tuple[str, str]], random: Any, share: float
     ) -> None:
-        training, held_out = split_by_id(Listed(questions), share)
-        assert sorted([*training, *held_out]) == list(range(len(questions)))
-        sides = [{questions[i] for i in numbers} for numbers in (training, held_out)]
-        assert not sides[0] & sides[1], "also where it occurs twice"
-        shuffled = [*random.sample(questions, len(questions)), "one more"]
-        again = split_by_id(Listed(shuffled), share)
-        assert [{shuffled[i] for i in numbers} - {"one more"} for numbers in again] == [
-            side - {"one more"} for side in sides
-        ]
+        chosen = cut(lines, share)
+        assert (chosen.shape, chosen.dtype) == ((len(lines),), np.bool_)
+        kept, out = sides([question for question, _ in lines], chosen)
+        assert not kept & out
+        shuffled = random.sample(lines, len(lines))
+        assert sides(shuffled, cut(shuffled, share)) == sides(lines, chosen)
+
+    @given(LINES, st.floats(0, 1))
+    @settings(max_examples=100, deadline=None)
+    def test_no_document_is_on_both_sides_if_there_are_documents_that_share_no_question(
+        self, lines: list[tuple[str, str]], share: float
+    ) -> None:
+        lines = [*lines, ("another", "one")]
+        kept, out = sides([document for _, document in lines], cut(lines, share))
+        assert not kept & out
+
+    def test_questions_about_one_document_are_cut_by_their_text(self) -> None:
+        chosen = cut([(f"question {i // 2}?", "the only one") for i in range(200)])
+        assert chosen.sum() == 20
+        assert (chosen[::2] == chosen[1::2]).all()
 
     @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
     def test_share(self, share: float) -> None:
-        training, held_out = split_by_id(Listed([f"question {i}?" for i in range(3000)]), share)
-        assert len(held_out) / 3000 == pytest.approx(share, abs=0.025)
-        assert len(training) + len(held_out) == 3000
-        assert share not in (0.0, 1.0) or len(held_out) == 3000 * share
+        assert cut([(f"question {i}?", f"document {i}") for i in range(3000)], share).sum() == 3000 * share
+        few = cut([(f"question {i}?", f"document {i % 5}") for i in range(100)], share)
+        assert few.sum() == {0.0: 0, 0.1: 20, 0.5: 60, 1.0: 100}[share], "whole documents"
+
+    def test_a_document_of_most_questions_is_trained_on(self) -> None:
+        lines = [(f"question {i}?", "long" if i < 60 else f"short {i}") for i in range(100)]
+        chosen = cut(lines)
+        assert not chosen[:60].any()
+        assert chosen.sum() == 10
+
+    def test_nothing_is_left_for_a_single_question(self) -> None:
+        assert not cut([("question?", "document")]).any()
 
     def test_a_larger_share_only_adds(self) -> None:
-        source = Listed([f"question {i}?" for i in range(300)])
-        assert set(split_by_id(source, 0.1)[1]) < set(split_by_id(source, 0.3)[1])
+        lines = [(f"question {i}?", f"document {i}") for i in range(300)]
+        assert (cut(lines, 0.1) <= cut(lines, 0.3)).all()
 
 
 def test_fixed_questions_leave_out_what_the_reward_cannot_judge() -> None:
@@ -207,72 +240,3 @@ def test_fixed_questions_leave_out_what_the_reward_cannot_judge() -> None:
     judged = fixed_episodes([task], 2, 0, SupportingFactsReward())
     assert sorted(sample.id for sample, _ in chain(*judged)) == ["line 1", "line 3"]
     assert len(fixed_episodes([task], 4, 0)[0]) == 4
-
-
-class TestHardest:
-    def test_a_draw_takes_the_hardest_of_those_it_looks_at(self) -> None:
-        mixture, random = Mixture([task(Numbered("a", 10))], REWARD, hardest_of=3), np.random.default_rng(0)
-        ids = [mixture.draw(random)[0].id for _ in range(300)]
-        assert len(set(ids)) == 10
-        mixture.note(mixture.places_of([(sample_id, float(sample_id[-1])) for sample_id in sorted(set(ids))]))
-        drawn = [int(mixture.draw(random)[0].id[-1]) for _ in range(4000)]
-        # The highest of three places, each of them any of ten.
-        expected = [((i + 1) ** 3 - i**3) / 1000 for i in range(10)]
-        np.testing.assert_allclose(np.bincount(drawn, minlength=10) / 4000, expected, atol=0.03)
-
-    def test_what_has_not_been_trained_on_comes_first(self) -> None:
-        mixture, random = Mixture([task(Numbered("a", 4))], REWARD, hardest_of=50), np.random.default_rng(0)
-        seen = []
-        for _ in range(4):
-            sample_id = mixture.draw(random)[0].id
-            seen.append(sample_id)
-            mixture.note(mixture.places_of([(sample_id, 100.0)]))
-        assert len(set(seen)) == 4
-
-    def test_half_of_what_was_noted_before_stays(self) -> None:
-        mixture = Mixture([task(Numbered("a", 3)), task(Numbered("b", 3))], REWARD)
-        for loss in (4.0, 2.0, 0.0):
-            mixture.note([(1, 2, loss)])
-        (first, second), _ = mixture.state()
-        assert np.isinf(first).all()
-        assert second.tolist() == [np.inf, np.inf, 1.5]
-
-    def test_it_goes_on_from_its_state(self) -> None:
-        one, other = (Mixture([task(Numbered("a", 9))], REWARD, hardest_of=4) for _ in range(2))
-        random = np.random.default_rng(0)
-        sample_ids = [one.draw(random)[0].id for _ in range(20)]
-        one.note(one.places_of([(sample_id, float(i)) for i, sample_id in enumerate(sample_ids)]))
-        other.restore(*one.state())
-        assert other.places_of([(sample_ids[0], 1.0)]) == one.places_of([(sample_ids[0], 1.0)])
-        streams = np.random.default_rng(5), np.random.default_rng(5)
-        assert [one.draw(streams[0])[0].id for _ in range(30)] == [other.draw(streams[1])[0].id for _ in range(30)]
-        with pytest.raises(ValueError, match="9 questions have become 8"):
-            Mixture([task(Numbered("a", 8))], REWARD).restore(*one.state())
-
-
-class TestEraQuestions:
-    def drawn(self, mixture: Mixture, era: int, count: int = 200) -> set[str]:
-        mixture.era = era
-        return {mixture.draw(np.random.default_rng(i))[0].id for i in range(count)}
-
-    def test_an_era_keeps_to_some_questions(self) -> None:
-        mixture = Mixture([task(Numbered("a", 500), era_questions=7)], REWARD, seed=3)
-        first = self.drawn(mixture, 0)
-        assert len(first) == 7
-        assert len(self.drawn(mixture, 1)) == 7
-        assert self.drawn(mixture, 1) != first
-        assert self.drawn(mixture, 0) == first
-        again = Mixture([task(Numbered("a", 500), era_questions=7)], REWARD, seed=3)
-        assert self.drawn(again, 0) == first
-        other = Mixture([task(Numbered("a", 500), era_questions=7)], REWARD, seed=4)
-        assert self.drawn(other, 0) != first
-
-    def test_more_than_there_are_is_all(self) -> None:
-        mixture = Mixture([task(Numbered("a", 5), era_questions=9)], REWARD)
-        assert len(self.drawn(mixture, 0)) == 5
-
-    def test_every_task_has_its_own(self) -> None:
-        tasks = [task(Numbered("a", 100), era_questions=3), task(Numbered("b", 100))]
-        drawn = self.drawn(Mixture(tasks, REWARD), 0, 600)
-        assert len({name for name in drawn if name.startswith("a")}) == 3
-        assert len({name for name in drawn if name.startswith("b")}) > 50

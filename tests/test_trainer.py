@@ -289,7 +289,10 @@ VARIANTS: dict[str, tuple[Changes, Sequence[int]]] = {
     "targets of chunks, several rollouts": ({"pqn.target_chunks": "encoder", "pqn.accumulate": 2}, [2, 5, 7]),
     "dropout": ({"model.dropout": 0.3}, [2, 4, 6]),
     "adapters": ({"model.lora": {"rank": 2}}, [3, 6]),
-    "hard questions": ({"run.hardest_of": 3, "pqn.imitation_weight": 0.3, "pqn.num_steps": 2}, [2, 4, 5, 7]),
+    "imitation that has faded": (
+        {"pqn.imitation_weight": 0.3, "pqn.imitation_fade_updates": 2, "pqn.num_steps": 2},
+        [2, 4, 5, 6, 7],
+    ),
     "corpus": ({"data": [{"source": "train.jsonl", "mode": "corpus"}], "pqn.targets": False}, [3, 7]),
     "bfloat16": ({"run.dtype": "bfloat16"}, [2, 5]),
     "out of patience": (

@@ -194,7 +194,7 @@ class TestHardest:
             candidates, right = self.candidates([60, 7, 35, 14], random)
             # What is picked or padding scores best.
             scores = random.permutation(candidates.rows.size).reshape(4, -1) + 1e6 * ~candidates.available
-            kept, kept_right, kept_scores = hardest(candidates, right, scores, 12, random if drawn else None)
+            kept, kept_right, kept_scores = hardest(candidates, right, scores, 12, [random] * 4 if drawn else None)
             assert kept.rows.shape == kept_right.shape == kept_scores.shape == (4, 12)
             for i in range(4):
                 column = {row: j for j, row in enumerate(candidates.rows[i].tolist()) if row}
@@ -218,11 +218,19 @@ class TestHardest:
         scores = -np.arange(60.0)[None]
         seen: Counter[int] = Counter()
         for _ in range(200):
-            seen.update(hardest(candidates, right, scores, 12, random)[0].rows[0].tolist())
+            seen.update(hardest(candidates, right, scores, 12, [random])[0].rows[0].tolist())
         assert seen.keys() == set(candidates.rows[0][candidates.available[0]].tolist())
         always = [times for times in seen.values() if times == 200]
         assert 6 <= len(always) <= 9, "the best half and the right ones"
         assert sorted(seen.values())[-len(always) - 1] < 60
+
+    def test_every_state_draws_from_its_own_stream(self) -> None:
+        candidates, right = self.candidates([60, 60], np.random.default_rng(0))
+        scores = np.random.default_rng(1).random((2, 60))
+        both = hardest(candidates, right, scores, 12, [np.random.default_rng(2), np.random.default_rng(3)])
+        own = candidates.states(slice(1, 2))
+        alone = hardest(own, right[1:], scores[1:], 12, [np.random.default_rng(3)])
+        assert both[0].rows[1].tolist() == alone[0].rows[0].tolist()
 
     def test_short_documents_stay_whole(self) -> None:
         candidates, right = self.candidates([12, 8], np.random.default_rng(0))

@@ -326,12 +326,28 @@ def test_lines_that_are_appended_do_no_harm(tmp_path: Path) -> None:
 
 
 def test_only_places_are_kept(tmp_path: Path) -> None:
-    """A file of long lines leaves three numbers a line behind."""
+    """A file of long lines leaves five numbers a line behind."""
     source = JsonLines(write(tmp_path, *({**without(CHUNKS, "id"), "chunks": ["long " * 2000] * 3} for _ in range(50))))
     held = [value for value in vars(source).values() if isinstance(value, np.ndarray)]
-    assert [(value.dtype, value.shape) for value in held] == [(np.int64, (3, 50))]
+    assert [(value.dtype, value.shape) for value in held] == [(np.int64, (3, 50)), (np.uint64, (2, 50))]
     assert not any(isinstance(value, (list, tuple, set)) for value in vars(source).values())
     assert source.sample(49, RANDOM).id == "mine.jsonl:50"
+
+
+def test_hashes_tell_the_same_question_and_the_same_document(tmp_path: Path) -> None:
+    lines = [
+        {"question": question, **text}
+        for question, text in (
+            ("Who?", {"chunks": ["a b", "c"]}),
+            ("Where?", {"chunks": ["a b", "c"]}),
+            ("Who?", {"chunks": ["a", "b c"]}),
+            ("When?", {"document": "A day. A night."}),
+            ("Where?", {"document": "A day. A night."}),
+        )
+    ]
+    questions, documents = JsonLines(write(tmp_path, *lines)).hashes()
+    assert (questions[:, None] == questions).tolist() == [[a == b for b in "wxwyx"] for a in "wxwyx"]
+    assert (documents[:, None] == documents).tolist() == [[a == b for b in "ssabb"] for a in "ssabb"]
 
 
 def test_a_document_is_split_once(tmp_path: Path) -> None:

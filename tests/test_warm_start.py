@@ -213,6 +213,17 @@ class TestValueLoss:
         few = value_loss(self.HEADS[:1], self.AVAILABLE[:1], self.RIGHT[:1], self.LABELS[:1], True)
         torch.testing.assert_close(value_loss(*(part[:1] for part in many), self.LABELS[:1], True), few, **CLOSE)
 
+    def test_of_the_others_the_highest_count(self) -> None:
+        low = torch.zeros(1, 50, 2)
+        heads = torch.cat([self.HEADS[:1], low], dim=1)
+        masks = [torch.cat([part[:1], torch.full((1, 50), fill)], dim=1) for part, fill in
+                 ((self.AVAILABLE, True), (self.RIGHT, False))]  # fmt: skip
+        found = [float(value_loss(heads, *masks, self.LABELS[:1], True, top_k)) for top_k in (1, 5, 100)]
+        first, others = (0.1**2 + 0.1**2) / 2, (0.0**2 + 0.1**2) / 2
+        num_others = int((masks[0] & ~masks[1]).sum())
+        expected = [(first + others / min(top_k, num_others)) / 2 for top_k in (1, 5, 100)]
+        assert found == pytest.approx(expected, abs=1e-6)
+
     def test_nothing_that_can_be_picked(self) -> None:
         nothing = torch.zeros_like(self.AVAILABLE)
         assert float(value_loss(self.HEADS, nothing, nothing, self.LABELS, True)) == 0
@@ -246,7 +257,7 @@ def warm_start_of(
         lambda stream: next(places),
         WarmStartSettings(**fields),
         GAMMA,
-        torch.nn.Parameter(torch.tensor(math.log(0.05))),
+        torch.nn.Parameter(torch.tensor(math.log(WarmStartSettings().start_temperature))),
         twin_heads,
     )
 
@@ -342,7 +353,7 @@ class TestLikelyMistakes:
 
 
 def tokens_of(texts: Sequence[str]) -> float:
-    return sum(warm_start._tokens(text) for text in texts)
+    return sum(len(text) / warm_start._CHARACTERS_PER_TOKEN + 2 for text in texts)
 
 
 class TestFreshRows:
@@ -388,7 +399,7 @@ class TestFreshRows:
         candidates = Candidates(rows, np.zeros_like(rows), np.ones_like(rows, bool))
         right = np.array([[True, False, False, False, False]])
         budget = tokens_of(texts[:1]) + tokens_of(texts[1:4])
-        slightly, by_far = np.array([[0.0, 0.11, 0.1, 0.15, -0.3]]), np.array([[0.0, 0.11, 0.1, 0.5, -0.3]])
+        slightly, by_far = np.array([[0.0, 0.044, 0.04, 0.06, -0.12]]), np.array([[0.0, 0.044, 0.04, 0.2, -0.12]])
         for scores, room, expected in (
             (slightly, budget - 5, [0, 1, 2]),
             (slightly, budget + 50, [0, 1, 2, 3, 4]),
@@ -416,7 +427,7 @@ def plain_loss(pair: TrainedPair, warm: WarmStart, states: Sequence[LabelledStat
         heads = head_q_values(state, model.encode_chunks(chunks), runs).T  # (N, 2)
         left = [chunk for chunk in range(num_chunks) if chunk not in picks]
         missing = labelled.missing
-        weights = np.exp(heads.sum(1).astype(np.float64) / 0.05)
+        weights = np.exp(heads.sum(1).astype(np.float64) / WarmStartSettings().start_temperature)
         imitation.append(-math.log(weights[missing].sum() / weights[left].sum()) if missing else 0.0)
         errors = np.zeros(num_chunks)
         for chunk in left:
@@ -425,6 +436,7 @@ def plain_loss(pair: TrainedPair, warm: WarmStart, states: Sequence[LabelledStat
             surplus = predicted - label
             errors[chunk] = np.mean((surplus if chunk in missing else np.maximum(surplus, 0.0)) ** 2)
         others = [chunk for chunk in left if chunk not in missing and chunk < len(of.chunks)]
+        others = sorted(others, key=lambda chunk: -heads[chunk].sum())[:5]
         values.append(sum(errors[part].mean() if part else 0.0 for part in (missing, others)) / 2)
     return float(np.mean(imitation) + warm._settings.value_weight * np.mean(values))
 

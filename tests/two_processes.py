@@ -25,7 +25,7 @@ RANK = int(os.environ.get("RANK", "0"))
 COMPARED = {
     "run.refresh_updates": 1, "pqn.imitation_weight": 0.0, "optimizer.eps": 1e-3,
     "warm_start.start_temperature": 1.0,
-    "run.hardest_of": 3, "warm_start.samples_per_update": 4, "pqn.num_envs": 4, "pqn.num_steps": 4, "pqn.accumulate": 2,
+    "warm_start.samples_per_update": 4, "pqn.num_envs": 4, "pqn.num_steps": 4, "pqn.accumulate": 2,
 }  # fmt: skip
 # Out of patience at once, which both processes must notice.
 WHOLE = {

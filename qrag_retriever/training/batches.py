@@ -118,7 +118,11 @@ def rows_among(rows: np.ndarray, wanted: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def hardest(
-    candidates: Candidates, right: np.ndarray, scores: np.ndarray, most: int, random: np.random.Generator | None = None
+    candidates: Candidates,
+    right: np.ndarray,
+    scores: np.ndarray,
+    most: int,
+    streams: Sequence[np.random.Generator] | None = None,
 ) -> tuple[Candidates, np.ndarray, np.ndarray]:
     """Keep some chunks of long documents: all right ones, the best-scored and, if drawn, as many at random.
 
@@ -129,7 +133,7 @@ def hardest(
         right: Shape (B, N), bool: chunks that must stay.
         scores: Shape (B, N): how likely a chunk is to be taken for a right one.
         most: Chunks to keep per state.
-        random: Draws half of them at random; None keeps the best-scored only.
+        streams: One for each state, to draw half of them at random; None keeps the best-scored only.
 
     Returns:
         The kept candidates with their ``right`` and ``scores``.
@@ -138,9 +142,10 @@ def hardest(
     if candidates.rows.shape[1] <= most:
         return candidates, right, scores
     keys = np.where(candidates.available, scores, -np.inf)
-    if random is not None:
+    if streams is not None:
         best = np.argpartition(-keys, most // 2, axis=1)[:, : most // 2]
-        keys = np.where(candidates.available, random.random(keys.shape), -np.inf)
+        drawn = np.stack([stream.random(keys.shape[1]) for stream in streams])
+        keys = np.where(candidates.available, drawn, -np.inf)
         np.put_along_axis(keys, best, np.take_along_axis(keys, best, 1) + 1.0, axis=1)
     keys = np.where(right, np.inf, keys)
     chosen = np.argpartition(-keys, most - 1, axis=1)[:, :most]

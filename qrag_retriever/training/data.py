@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -112,11 +113,16 @@ class JsonLines:
         self._chunk_tokens, self._count_tokens = chunk_tokens, count_tokens
         self._split: SplitText | None = None
         self._splits: dict[int, list[tuple[int, int]]] = {}
-        self._index = self._check()  # (3, num_questions): byte offset, line number, checksum
+        # (3, num_questions): byte offset, line number, checksum; and (2, num_questions): hashes.
+        self._index, self._hashes = self._check()
 
     def __len__(self) -> int:
         """Return how many questions there are."""
         return int(self._index.shape[1])
+
+    def hashes(self) -> np.ndarray:
+        """Return hashes of each question's text and of its document or chunks: shape (2, num_questions), uint64."""
+        return self._hashes
 
     def sample(self, number: int, random: np.random.Generator, era: int = 0) -> Sample:
         """Read one question; see `SampleSource`. Nothing is drawn: the same number is the same sample.
@@ -153,8 +159,9 @@ class JsonLines:
         except (ValueError, RecursionError) as error:  # a single character of more tokens than a chunk may have
             raise place.error(f"the document cannot be split into {self._chunk_tokens} tokens: {error}") from error
 
-    def _check(self) -> np.ndarray:
+    def _check(self) -> tuple[np.ndarray, np.ndarray]:
         rows: list[tuple[int, int, int]] = []
+        hashes: list[tuple[int, int]] = []
         first_lines: dict[str, int] = {}
         for offset, place, raw in self._raw_lines():
             line = read_line(raw, place)
@@ -165,9 +172,10 @@ class JsonLines:
             if line.document is not None and self._split is None:
                 self._split = make_splitter(self._chunk_tokens, self._count_tokens)
             rows.append((offset, number, zlib.crc32(raw)))
+            hashes.append((_hash(line.question), _hash(line.document or "", *(line.chunks or ()))))
         if not rows:
             raise DataError(f"{self.path} is empty; expected a JSON object in each line")
-        return np.ascontiguousarray(np.array(rows, np.int64).T)
+        return np.ascontiguousarray(np.array(rows, np.int64).T), np.ascontiguousarray(np.array(hashes, np.uint64).T)
 
     def _raw_lines(self) -> Iterator[tuple[int, Place, bytes]]:
         """Yield the byte offset, the place and the bytes of every line that is not blank."""
@@ -194,6 +202,13 @@ class JsonLines:
         if zlib.crc32(raw) != checksum:
             raise place.error("the file was changed since it was checked; open it again")
         return read_line(raw, place), place
+
+
+def _hash(*texts: str) -> int:
+    digest = hashlib.blake2b(digest_size=8)
+    for text in texts:
+        digest.update(text.encode("utf-8", errors="surrogatepass") + b"\0")
+    return int.from_bytes(digest.digest(), "big")
 
 
 def _id_of(line: Line, place: Place) -> str:

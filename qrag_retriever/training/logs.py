@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-_SHOWN = {"right_pick": "right", "imitation": "ce", "td_loss": "td", "q": "Q", "return": "G", "reward": "r"}
+_SHOWN = {"right_pick": "right", "imitation": "ce", "td_loss": "td", "q": "Q", "v": "V", "return": "G", "reward": "r"}
 
 
 class RunLog:

@@ -176,7 +176,8 @@ class TrainedPair:
                 # What is cast without gradients must not be taken for what is cast with them.
                 keep = torch.is_grad_enabled()
                 stack.enter_context(torch.autocast(kind, self._compute_dtype, cache_enabled=keep))
-            if kind == "cpu" and torch.is_grad_enabled() and not self._plain_batches:
+            low = self._compute_dtype in (torch.bfloat16, torch.float16)
+            if kind == "cpu" and low and torch.is_grad_enabled() and not self._plain_batches:
                 # The fused attention of the CPU is quick forward but slow backward in bfloat16: the whole backward
                 # pass of 48 texts of 40 tokens takes twice as long with it. torch's own plain form of it computes in
                 # float32 and looks for rows that are masked whole, of which there are none; that takes longer, for

@@ -15,7 +15,7 @@ from qrag_retriever.training.datasets.passages import PassagesAsDocument
 from qrag_retriever.training.recipe import DataSettings, Recipe, RewardSettings
 from qrag_retriever.training.rewards import AnswerContainedReward, LLMAnswerReward, Reward, SupportingFactsReward
 from qrag_retriever.training.rewards.asking import make_llm
-from qrag_retriever.training.sampling import Task, split_by_id
+from qrag_retriever.training.sampling import Task, held_out
 
 # Of a user's own questions, where the recipe names no validation file.
 _VALIDATION_SHARE = 0.1
@@ -41,19 +41,20 @@ def open_tasks(
         DataError: If a file is missing or wrong.
     """
     training, validation = [], []
+    places = data_folder, recipe_folder, chunking, recipe.run.seed
     for settings in recipe.data:
-        own, held_out = _open(settings, "train", data_folder, recipe_folder, chunking, not recipe.validation)
+        own, cut = _open(settings, "train", *places, with_validation=not recipe.validation)
         training.append(own)
-        if held_out is not None:
-            validation.append(held_out)
+        if cut is not None:
+            validation.append(cut)
     for settings in recipe.validation:
-        validation.append(_open(settings, "validation", data_folder, recipe_folder, chunking, False)[0])
+        validation.append(_open(settings, "validation", *places, with_validation=False)[0])
     return training, validation
 
 
 def _open(
     settings: DataSettings, split: Any, data_folder: Path | None, recipe_folder: Path,
-    chunking: Mapping[str, Any], with_validation: bool,
+    chunking: Mapping[str, Any], seed: int, with_validation: bool,
 ) -> tuple[Task, Task | None]:  # fmt: skip
     if settings.source.endswith(".jsonl"):
         if settings.split is not None:
@@ -61,15 +62,16 @@ def _open(
                 f"{settings.source} has no splits; leave out split, or name another file in [[validation]]"
             )
         try:
-            source: SampleSource = JsonLines(
+            source = JsonLines(
                 recipe_folder / settings.source, mode=settings.mode or "document", **{**chunking, **settings.options}
             )
         except TypeError as error:
             raise RecipeError(f"options of {settings.source}: {error}") from error
         if not with_validation:
-            return _task(settings, source, np.arange(len(source))), None
-        numbers, held_out = split_by_id(source, _VALIDATION_SHARE)
-        return _task(settings, source, numbers), _task(settings, source, held_out, for_validation=True)
+            return _task(settings, source, np.arange(len(source)), seed), None
+        chosen = held_out(*source.hashes(), _VALIDATION_SHARE)
+        kept, cut = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+        return _task(settings, source, kept, seed), _task(settings, source, cut, seed, for_validation=True)
     if settings.source not in SOURCES:
         raise RecipeError(
             f"there is no source {settings.source!r}: expected a .jsonl file or one of {', '.join(SOURCES)}"
@@ -80,12 +82,12 @@ def _open(
         raise RecipeError(f"the data set {settings.source} has its own mode; leave out mode = 'corpus'")
     if data_folder is None:
         raise RecipeError(f"the source {settings.source!r} lies in a data folder; name it with --data DIR")
-    source = _dataset(settings, settings.split or split, data_folder)
-    task = _task(settings, source, np.arange(len(source)))
+    dataset = _dataset(settings, settings.split or split, data_folder)
+    task = _task(settings, dataset, np.arange(len(dataset)), seed)
     if not with_validation or settings.source in TRAINING_ONLY:
         return task, None
     held = _dataset(settings, "validation", data_folder)
-    return task, _task(settings, held, np.arange(len(held)), for_validation=True)
+    return task, _task(settings, held, np.arange(len(held)), seed, for_validation=True)
 
 
 def _dataset(settings: DataSettings, split: Any, folder: Path) -> SampleSource:
@@ -103,13 +105,15 @@ def _dataset(settings: DataSettings, split: Any, folder: Path) -> SampleSource:
         raise RecipeError(f"{error}; leave out mode = 'document'") from error
 
 
-def _task(settings: DataSettings, source: SampleSource, numbers: np.ndarray, for_validation: bool = False) -> Task:
+def _task(
+    settings: DataSettings, source: SampleSource, numbers: np.ndarray, seed: int, for_validation: bool = False
+) -> Task:
     if settings.max_samples is not None and not for_validation:
-        numbers = np.sort(np.random.default_rng(0).permutation(numbers)[: settings.max_samples])
+        numbers = np.sort(np.random.default_rng(seed).permutation(numbers)[: settings.max_samples])
     limit = settings.step_limit or getattr(source, "default_step_limit", None)
     if for_validation:
         return Task(source, numbers, settings.weight, limit)
-    return Task(source, numbers, settings.weight, limit, settings.withhold_supporting, settings.era_questions)
+    return Task(source, numbers, settings.weight, limit, settings.withhold_supporting)
 
 
 def open_reward(settings: RewardSettings) -> Reward:

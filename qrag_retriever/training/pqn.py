@@ -11,7 +11,7 @@ from qrag_retriever.q_values import batched_head_q_values
 from qrag_retriever.training.batches import Candidates, candidates_of, hardest, rendered, score, with_fresh
 from qrag_retriever.training.chunk_cache import ChunkCache
 from qrag_retriever.training.environment import VectorEnv
-from qrag_retriever.training.imitation import listwise_losses, loss_of_samples
+from qrag_retriever.training.imitation import listwise_losses
 from qrag_retriever.training.networks import TrainedPair
 from qrag_retriever.training.recipe import PQNSettings
 from qrag_retriever.training.returns import hard_value, lambda_returns, soft_value
@@ -42,7 +42,6 @@ class PQNLearner:
         """
         self._pair, self._cache, self._target_cache = pair, cache, target_cache
         self._reward, self._settings, self._log_temperature = reward, settings, log_temperature
-        self.sample_losses: list[tuple[str, float]] = []
 
     def loss(
         self,
@@ -68,7 +67,7 @@ class PQNLearner:
             envs, self._pair, self._cache, streams, settings.num_steps, alpha, settings.top_k, reuse, watch
         )
         with watch("targets"):
-            targets = self.targets(rollout, alpha)
+            targets, values = self.targets(rollout, alpha)
         with watch("states"):
             embeddings = rollout.embeddings
             if not reuse:
@@ -76,10 +75,13 @@ class PQNLearner:
                 embeddings = self._pair.embed_states(inputs)
         with watch("picked chunks"):
             loss, figures = self._loss_of(rollout, embeddings, targets, imitation_weight)
-        return loss, figures
+        return loss, {**figures, "v": float(values.mean())}
 
-    def targets(self, rollout: Rollout, alpha: float) -> torch.Tensor:
-        """Return the lambda-returns of a rollout, (E * S,) step-major like its visits; no gradient."""
+    def targets(self, rollout: Rollout, alpha: float) -> tuple[torch.Tensor, np.ndarray]:
+        """Return the lambda-returns of a rollout, and V of the states after its picks (0 where none is bootstrapped).
+
+        Both are of shape (E * S,), step-major like the visits, and without gradient.
+        """
         settings = self._settings
         values = self._next_values(rollout.visits, alpha)
         returns = lambda_returns(
@@ -92,7 +94,7 @@ class PQNLearner:
         flat = returns.T.reshape(-1)
         if settings.clip_values:
             flat = torch.minimum(flat.clamp(min=0.0), torch.tensor(self._most(rollout.visits)))
-        return flat.to(self._pair.device)
+        return flat.to(self._pair.device), values
 
     def _most(self, visits: Sequence[Visit]) -> list[float]:
         return [self._reward.most(visit.sample) for visit in visits]
@@ -173,8 +175,6 @@ class PQNLearner:
             q_values = batched_head_q_values(embeddings, chunks, candidates.positions).sum(-1)
             available, rights = (torch.from_numpy(mask).to(q_values.device) for mask in (candidates.available, right))
             losses = listwise_losses(q_values, available, rights, self._log_temperature.exp())
-            owners = [visits[row].sample.id for row in np.flatnonzero(right.any(axis=1)).tolist()]
-            self.sample_losses = loss_of_samples(owners, losses)
             imitation = losses.sum() / len(visits)
             figures["imitation"] = float(imitation.detach())
             loss = loss + imitation_weight * imitation

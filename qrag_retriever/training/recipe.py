@@ -70,11 +70,6 @@ class DataSettings(Settings):
     )
     split: Literal["train", "validation", "test"] | None = None
     max_samples: int | None = Field(default=None, ge=1, description="Use only so many questions, drawn by the seed.")
-    era_questions: int | None = Field(
-        default=None,
-        ge=1,
-        description="Questions drawn from between two refreshes, so that their chunks are embedded once; None: all.",
-    )
     withhold_supporting: bool = Field(default=False, description="Train as if only answers were known.")
     options: dict[str, Any] = Field(default_factory=dict, description="Handed to the data set's loader.")
 
@@ -111,7 +106,12 @@ class WarmStartSettings(Settings):
         le=1,
         description="Wrong picks that are likely mistakes; states of the likeliest facts.",
     )
-    start_temperature: float = Field(default=0.05, gt=0, description="Divides Q-values in the cross-entropy; learned.")
+    start_temperature: float = Field(
+        default=0.02,
+        gt=0,
+        description="Divides Q-values in the cross-entropy; learned. The larger, the further right chunks must be "
+        "above the others, against the returns that they are worth.",
+    )
     max_candidates: int = Field(default=512, ge=2, description="Chunks per state in the loss.")
     in_batch_negatives: bool = Field(
         default=True,
@@ -184,9 +184,6 @@ class RunSettings(Settings):
         default="auto", description="Of the arithmetic; weights are float32. auto: bfloat16 where it is quicker."
     )
     refresh_updates: int = Field(default=50, ge=1, description="Chunk embeddings are thrown away this often.")
-    hardest_of: int = Field(
-        default=1, ge=1, description="Questions that a draw looks at, to take the one of the highest last loss."
-    )
     evaluate_updates: int = Field(default=50, ge=1, description="Validation this often.")
     validation_samples: int = Field(default=200, ge=1)
     checkpoint_minutes: float = Field(default=5.0, gt=0)

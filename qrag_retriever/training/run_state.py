@@ -85,9 +85,7 @@ class RunState:
         tensors["log_temperature"] = self._log_temperature.data
         for index, moments in optimizer.state_dict()["state"].items():
             tensors.update({f"optimizer/{index}/{name}": value for name, value in moments.items()})
-        losses, places = self._mixture.state()
-        tensors.update({f"sample_losses/{i}": torch.from_numpy(of_task) for i, of_task in enumerate(losses)})
-        own: dict[str, Any] = {"stage": stage.state(), "places": places, "skipped": self._mixture.skipped_samples()}
+        own: dict[str, Any] = {"stage": stage.state(), "skipped": self._mixture.skipped_samples()}
         own_tensors: dict[str, torch.Tensor] = {"torch_random": torch.get_rng_state()}
         if self._pair.device.type == "cuda":
             own_tensors["cuda_random"] = torch.cuda.get_rng_state()
@@ -131,8 +129,6 @@ class RunState:
             self.step, self.best, self.history = shared["step"], shared["best"], shared["history"]
             self._spent_before = {name: float(shared["spent"][name]) for name in self._spent_before}
             self._mixture.restore_skipped(checkpoint.own["skipped"])
-            losses = [tensors[f"sample_losses/{i}"].numpy() for i in range(len(self._mixture.tasks))]
-            self._mixture.restore(losses, checkpoint.own["places"])
             self._mixture.era = (self.step - 1) // self._recipe.run.refresh_updates if self.step else 0
             return int(shared["stage"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:

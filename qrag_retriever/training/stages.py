@@ -43,10 +43,6 @@ class Stage(Protocol):
         """Do what follows the optimiser's step."""
         ...
 
-    def sample_losses(self) -> list[tuple[str, float]]:
-        """Return id and loss of the samples of the last update, where the stage knows how hard they were."""
-        ...
-
     def state(self) -> dict[str, Any]:
         """Return what continues the stage, in JSON types."""
         ...
@@ -75,8 +71,7 @@ class WarmStartStage:
 
     def loss(self, update: int, watch: Stopwatch) -> tuple[torch.Tensor, dict[str, float]]:
         """Make the loss of an update."""
-        with watch("loss"):
-            return self._warm_start.loss(self._streams)
+        return self._warm_start.loss(self._streams, watch)
 
     def learning_rate(self, update: int) -> float:
         """Return the learning rate of an update."""
@@ -88,10 +83,6 @@ class WarmStartStage:
 
     def after(self, update: int) -> None:
         """Nothing follows: there are no values to hold still for, so targets need not keep up."""
-
-    def sample_losses(self) -> list[tuple[str, float]]:
-        """Return id and cross-entropy of the samples of the last update."""
-        return self._warm_start.sample_losses
 
     def state(self) -> dict[str, Any]:
         """Return the streams."""
@@ -116,6 +107,7 @@ class PQNStage:
         self._mixture = mixture
         self._streams = list(streams)
         self._envs: VectorEnv | None = None
+        self._watch = Stopwatch()
         self.num_updates, self.accumulate = settings.num_updates, settings.accumulate
         self.patience_updates: int | None = None
 
@@ -125,7 +117,7 @@ class PQNStage:
 
     def loss(self, update: int, watch: Stopwatch) -> tuple[torch.Tensor, dict[str, float]]:
         """Collect a rollout and make its loss."""
-        settings = self._settings
+        settings, self._watch = self._settings, watch
         if self._envs is None:
             self._envs = VectorEnv(self._reward, len(self._streams), self._draw)
         alpha = self.alpha(update)
@@ -152,10 +144,6 @@ class PQNStage:
         """Move the targets."""
         self._pair.move_targets(self._settings.tau)
 
-    def sample_losses(self) -> list[tuple[str, float]]:
-        """Return id and cross-entropy of the samples of the last update, while the imitation is on."""
-        return self._learner.sample_losses
-
     def state(self) -> dict[str, Any]:
         """Return the streams and the running episodes."""
         envs = None if self._envs is None else self._envs.to_dict()
@@ -168,7 +156,8 @@ class PQNStage:
             self._envs = VectorEnv(self._reward, len(self._streams), self._draw, running=state["envs"])
 
     def _draw(self, env: int) -> Any:
-        return self._mixture.draw(self._streams[env])
+        with self._watch("draw"):
+            return self._mixture.draw(self._streams[env])
 
 
 def stream_states(streams: Sequence[np.random.Generator]) -> list[dict[str, Any]]:

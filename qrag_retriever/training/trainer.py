@@ -115,7 +115,7 @@ class Trainer:
         action = start.encoders()[1]
         chunking = {"chunk_tokens": min(DEFAULT_CHUNK_TOKENS, action.content_limit), "count_tokens": action.token_ids}
         training, validation = open_tasks(recipe, folder, Path(recipe_folder), chunking)
-        self.mixture = Mixture(training, self._reward, run.hardest_of, run.seed)
+        self.mixture = Mixture(training, self._reward)
         self.validation = Validation(validation, run.validation_samples, run.seed, self._reward, recipe.pqn.gamma)
         samples = [self.mixture.draw(np.random.default_rng([run.seed, 0, i]))[0] for i in range(_SAMPLES_FOR_SCALE)]
         self._exploded = _EXPLODED * max(1.0, *map(self._reward.most, samples)) ** 2
@@ -251,7 +251,6 @@ class Trainer:
             self._new_era()
         optimizer.zero_grad(set_to_none=True)
         figures: dict[str, float] = {}
-        sample_losses: list[tuple[str, float]] = []
         for part in range(stage.accumulate):
             last = part == stage.accumulate - 1
             module: Any = self._module
@@ -259,7 +258,6 @@ class Trainer:
                 loss: Any = self._loss(module, stage, done, figures)
                 with self._watch("backward"):
                     (loss / stage.accumulate).backward()
-            sample_losses += stage.sample_losses()
         with self._watch("optimizer"):
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             norm = torch.nn.utils.clip_grad_norm_(weights, self.recipe.optimizer.max_gradient_norm)
@@ -269,8 +267,6 @@ class Trainer:
                 group["lr"] = stage.learning_rate(done)
             optimizer.step()
             stage.after(done)
-            # All processes remember the same, so that any number of them draws alike.
-            self.mixture.note(self._processes.gathered(self.mixture.places_of(sample_losses)))
         figures["gradient_norm"] = float(norm)
         figures["updates_per_second"] = 1.0 / (time.perf_counter() - start)
         figures["learning_rate"] = stage.learning_rate(done)

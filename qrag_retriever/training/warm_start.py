@@ -21,11 +21,12 @@ from qrag_retriever.training.batches import (
 )
 from qrag_retriever.training.chunk_cache import ChunkCache
 from qrag_retriever.training.data import Sample
-from qrag_retriever.training.imitation import listwise_losses, loss_of_samples, value_loss
+from qrag_retriever.training.imitation import listwise_losses, value_loss
 from qrag_retriever.training.labelled_states import LabelledState, sample_picks
 from qrag_retriever.training.networks import TrainedPair
 from qrag_retriever.training.recipe import WarmStartSettings
 from qrag_retriever.training.rewards import SupportingFactsReward
+from qrag_retriever.training.timing import Stopwatch
 
 Draw = Callable[[np.random.Generator], tuple[Sample, int]]
 
@@ -37,9 +38,6 @@ _CHARACTERS_PER_TOKEN = 4.2
 
 class WarmStart:
     """Makes the loss of one warm-start update.
-
-    Attributes:
-        sample_losses: Id and mean cross-entropy of each sample of the last update that had something missing.
 
     Source: Q-RAG (arXiv 2511.07328) trains by PQN alone; imitation before and beside it follows DQfD
     (arXiv 1704.03732).
@@ -64,14 +62,24 @@ class WarmStart:
         self._pair, self._cache, self._reward, self._draw = pair, cache, reward, draw
         self._settings, self._gamma, self._twin_heads = settings, gamma, twin_heads
         self._log_temperature = log_temperature
-        self.sample_losses: list[tuple[str, float]] = []
 
-    def loss(self, streams: Sequence[np.random.Generator]) -> tuple[torch.Tensor, dict[str, float]]:
-        """Draw samples and states with the given streams (one for each sample) and return loss and figures."""
-        drawn = [self._draw(stream) for stream in streams]
-        everything = self._everything_fresh([sample for sample, _ in drawn])
-        rows = self._cache.rows_of([sample.chunks for sample, _ in drawn])
-        mistakes, first_scores = self._likely_mistakes([sample for sample, _ in drawn], rows)
+    def loss(
+        self, streams: Sequence[np.random.Generator], watch: Stopwatch | None = None
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Draw samples and states and return loss and figures.
+
+        Args:
+            streams: One for each sample.
+            watch: Says where the time goes.
+        """
+        watch = watch or Stopwatch()
+        with watch("draw"):
+            drawn = [self._draw(stream) for stream in streams]
+        with watch("chunks"):
+            everything = self._everything_fresh([sample for sample, _ in drawn])
+            rows = self._cache.rows_of([sample.chunks for sample, _ in drawn])
+        with watch("scores"):
+            mistakes, first_scores = self._likely_mistakes([sample for sample, _ in drawn], rows)
         likely_facts = [
             _best_first(sample.supporting or (), own) for (sample, _), own in zip(drawn, first_scores, strict=True)
         ]
@@ -89,14 +97,21 @@ class WarmStart:
             right[i, state.missing] = True
         scores = first_scores[document_of]
         most = self._settings.max_candidates
-        candidates, right, scores = hardest(candidates, right, scores, most, streams[0])
+        own_streams = [streams[number] for number in document_of]
+        candidates, right, scores = hardest(candidates, right, scores, most, own_streams)
         if everything is None:
             fresh_rows = self._fresh_rows(candidates, right, scores)
-            everything = fresh_rows, self._pair.embed_chunks([self._cache.texts[row] for row in fresh_rows])
-            self._cache.store(*everything)
+            with watch("chunks"):
+                everything = fresh_rows, self._pair.embed_chunks([self._cache.texts[row] for row in fresh_rows])
+                self._cache.store(*everything)
         # Hundreds of passages of other questions would drown the own ones in the mean of the value term.
         valued = candidates.available & rows_among(candidates.rows, [own for own, _ in documents])
-        return self._loss_of(states, candidates, right, valued, *everything)
+        with watch("states"):
+            embeddings = self._pair.embed_states(
+                [rendered(self._pair.config, labelled.state, labelled.sample.mode) for labelled in states]
+            )
+        with watch("scores"):
+            return self._loss_of(states, embeddings, candidates, right, valued, *everything)
 
     def _candidates(self, documents: Sequence[tuple[np.ndarray, Mode]], picked: Sequence[Sequence[int]]) -> Candidates:
         candidates = candidates_of(self._pair.config, documents, picked)
@@ -105,19 +120,15 @@ class WarmStart:
     def _everything_fresh(self, samples: Sequence[Sample]) -> tuple[np.ndarray, torch.Tensor] | None:
         """Embed all chunks of an update with gradients, if they are few enough: cache rows and embeddings."""
         texts = list(dict.fromkeys(text for sample in samples for text in sample.chunks))
-        limit = self._pair.action_encoder.content_limit
-        if sum(min(_tokens(text), limit) for text in texts) > self._settings.fresh_tokens:
+        if sum(map(self._tokens, texts)) > self._settings.fresh_tokens:
             return None
         embeddings = self._pair.embed_chunks(texts)
         return self._cache.put(texts, embeddings), embeddings
 
     def _loss_of(
-        self, states: Sequence[LabelledState], candidates: Candidates, right: np.ndarray, valued: np.ndarray,
-        fresh_rows: np.ndarray, fresh: torch.Tensor,
+        self, states: Sequence[LabelledState], embeddings: torch.Tensor, candidates: Candidates, right: np.ndarray,
+        valued: np.ndarray, fresh_rows: np.ndarray, fresh: torch.Tensor,
     ) -> tuple[torch.Tensor, dict[str, float]]:  # fmt: skip
-        embeddings = self._pair.embed_states(
-            [rendered(self._pair.config, labelled.state, labelled.sample.mode) for labelled in states]
-        )
         chunks = with_fresh(self._cache.table, candidates.rows, fresh_rows, fresh)
         head_values = batched_head_q_values(embeddings, chunks, candidates.positions)
         device = head_values.device
@@ -125,7 +136,6 @@ class WarmStart:
         labels = torch.tensor([[state.right_return, state.other_return] for state in states], device=device)
         q_values = head_values.sum(-1)
         losses = listwise_losses(q_values, available, rights, self._log_temperature.exp())
-        self.sample_losses = loss_of_samples([one.sample.id for one in states if one.missing], losses)
         # By all states, so that the mean over processes is the mean over everything.
         imitation = losses.sum() / len(states)
         own = torch.from_numpy(valued).to(device)
@@ -185,18 +195,17 @@ class WarmStart:
         rights = np.unique(candidates.rows[right])
         others, place = np.unique(candidates.rows[candidates.available & ~right], return_inverse=True)
         mass = np.bincount(place, weights[candidates.available & ~right], len(others))
-        costs = np.array([_tokens(self._cache.texts[row]) for row in others])
+        costs = np.array([self._tokens(self._cache.texts[row]) for row in others])
         # What a chunk costs is its length: many short mistakes are worth more than one long.
         order = np.lexsort((others, -mass / costs))
         order = order[np.isin(others[order], rights, invert=True)]
-        room = self._settings.fresh_tokens - sum(_tokens(self._cache.texts[row]) for row in rights)
+        room = self._settings.fresh_tokens - sum(self._tokens(self._cache.texts[row]) for row in rights)
         return np.concatenate([rights, others[order[np.cumsum(costs[order]) <= room]]])
+
+    def _tokens(self, text: str) -> float:
+        """Estimate the tokens of a chunk as an action, special tokens included, without tokenising it."""
+        return min(len(text) / _CHARACTERS_PER_TOKEN, self._pair.action_encoder.content_limit) + 2
 
 
 def _best_first(chunk_ids: Sequence[int], scores: np.ndarray) -> list[int]:
     return sorted(chunk_ids, key=lambda chunk: -float(scores[chunk]))
-
-
-def _tokens(text: str) -> float:
-    """Estimate the tokens of a text, special tokens included, without tokenising it."""
-    return len(text) / _CHARACTERS_PER_TOKEN + 2

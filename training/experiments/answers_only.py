@@ -40,7 +40,7 @@ def babi(chosen: Any) -> tuple[dict[str, Any], Any]:
 def hotpotqa(chosen: Any) -> tuple[dict[str, Any], Any]:
     """Share of dev questions with an answer paragraph among two picks, untrained and trained."""
     reward = AnswerContainedReward()
-    source = open_source("hotpotqa", chosen.data, "test", kinds="bridge")
+    source = open_source("hotpotqa", chosen.data, "test", kinds=["bridge"])
     random = np.random.default_rng(0)
     samples = [source.sample(i, random) for i in range(len(source))]
     usable = [sample for sample in samples if reward.unusable(sample) is None]
@@ -51,7 +51,9 @@ def hotpotqa(chosen: Any) -> tuple[dict[str, Any], Any]:
     settings = {
         "model": {**MODEL, "num_layers": 6, "positions": "none", "max_chunk_tokens": 160,
                   "max_chunk_tokens_in_state": 96},
-        "data": [{"source": "hotpotqa", "options": {"kinds": "bridge"}, "withhold_supporting": True, "step_limit": 2}],
+        "data": [
+            {"source": "hotpotqa", "options": {"kinds": ["bridge"]}, "withhold_supporting": True, "step_limit": 2}
+        ],
         "warm_start": {"num_updates": 0},
         "pqn": {**PQN, "num_updates": chosen.updates or 150, "num_envs": 24, "num_steps": 2, "learning_rate": 5e-5},
     }  # fmt: skip
