@@ -1,11 +1,12 @@
-"""Choice of device and number format."""
+"""Choice of device and number format, and the memory of this process."""
 
 from __future__ import annotations
 
 import platform
 import sys
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -83,3 +84,22 @@ def peak_memory_mb() -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def release_free_memory() -> None:
+    """Hand memory that has been freed back to the system, where the C library keeps it (glibc).
+
+    Tensors of ever new sizes leave holes behind that glibc does not return by itself: a process then grows for hours.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Any:
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes
+
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none

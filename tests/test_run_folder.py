@@ -22,10 +22,28 @@ def test_an_empty_folder_is_made_and_locked(tmp_path: Path) -> None:
     again.release()
 
 
-@pytest.mark.parametrize("name", ["report.json", "model", "checkpoints/00000003"])
+def test_what_is_no_model_is_not_replaced(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.model.mkdir()
+    (folder.model / "mine.txt").write_text("mine", encoding="utf-8")
+    error = folder.take(resume=True).error
+    folder.release()
+    assert isinstance(error, FileExistsError)
+    assert "is no model; move it away" in str(error)
+
+
+@pytest.mark.parametrize("name", ["file", "file/run", "nul\0"])
+def test_what_can_be_no_folder_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    error = RunFolder(tmp_path / name).take(resume=False).error
+    assert isinstance(error, OSError)
+    assert f"run.output cannot be the folder {str(tmp_path / name)!r}: " in str(error)
+
+
+@pytest.mark.parametrize("name", ["report.json", "log.jsonl", "model", "checkpoints/00000003"])
 def test_what_is_there_is_not_touched_unless_it_is_to_be_gone_on_with(tmp_path: Path, name: str) -> None:
     there = tmp_path / name
-    if name.endswith(".json"):
+    if ".json" in name:
         there.write_text("mine", encoding="utf-8")
     else:
         there.mkdir(parents=True)
@@ -48,17 +66,32 @@ def test_the_report_of_a_run_without_a_model_is_of_a_run_thrown_away(tmp_path: P
 
 def test_a_finished_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.model.mkdir()
-    folder.write_report({"recipe": {"a": 1}, "best": None})
+    put_model(folder)
+    folder.write_report({"recipe": {"run": {"a": 1}}, "best": None})
     found = folder.take(resume=True)
     folder.release()
-    assert found.report == {"recipe": {"a": 1}, "best": None}
+    assert found.report == {"recipe": {"run": {"a": 1}}, "best": None}
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"recipe": {}', "7", '{"recipe": {}}'])
+def put_model(folder: RunFolder) -> None:
+    folder.model.mkdir()
+    (folder.model / "qrag_config.json").write_text("{}", encoding="utf-8")
+
+
+REPORTS = (
+    *("", "[]", "{}", '{"recipe": {}', "7", '{"recipe": {}}', '{"recipe": {}, "best": null}'),
+    *(
+        '{"recipe": null, "best": null}',
+        '{"recipe": {"run": {}}, "best": 5}',
+        '{"recipe": {"run": {}}, "best": {"step": 1}}',
+    ),
+)
+
+
+@pytest.mark.parametrize("text", REPORTS)
 def test_a_damaged_report_is_named(tmp_path: Path, text: str) -> None:
     folder = RunFolder(tmp_path)
-    folder.model.mkdir()
+    put_model(folder)
     folder.report.write_text(text, encoding="utf-8")
     error = folder.take(resume=True).error
     folder.release()

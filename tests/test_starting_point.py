@@ -32,6 +32,12 @@ def test_a_model_folder_goes_on_as_it_was_saved(tmp_path: Path, model: QRAGModel
     np.testing.assert_allclose(state.encode([(QUESTION, ())]), model.encode_states([QUESTION]), atol=1e-6)
 
 
+def test_the_folder_of_a_run_is_not_its_model(tmp_path: Path, model: QRAGModel) -> None:
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(RecipeError, match=rf"cannot be loaded; did you mean '{tmp_path}/model'\?: "):
+        starting_point(ModelSettings(encoder=str(tmp_path)), "cpu")
+
+
 def test_what_a_trained_pair_cannot_unlearn_is_refused(tmp_path: Path, model: QRAGModel) -> None:
     model.save_pretrained(tmp_path / "model")
     named = {"encoder": str(tmp_path / "model")}

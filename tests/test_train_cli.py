@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -75,6 +76,28 @@ def test_settings_on_the_command_line_replace_those_of_the_file(recipe: Path, tm
     assert [entry["step"] for entry in log_of(tmp_path / "recipes" / "run") if entry["stage"] == "pqn"] == [0]
 
 
+def test_the_words_name_the_mode_that_was_trained(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(recipe), "--set", "data.0.mode=corpus", "--set", "pqn.num_updates=1"]) == 0
+    assert 'model", mode="corpus")\n' in capsys.readouterr().out
+
+
+def test_nobody_need_listen(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+        def fileno(self) -> int:
+            return spare
+
+    spare = os.open(os.devnull, os.O_WRONLY)
+    monkeypatch.setattr(sys, "stdout", Closed())
+    try:
+        assert main([str(recipe)]) == 0
+    finally:
+        os.close(spare)
+    assert (recipe.parent / "run" / "report.json").is_file()
+
+
 def test_the_command_is_installed() -> None:
     project = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     assert f'qrag-train = "{main.__module__}:{main.__name__}"' in project
@@ -117,6 +140,7 @@ def test_a_dry_run_tells_model_data_tokens_updates_time_and_memory_and_writes_no
         r"pqn: 4 updates of about \d+\.\d\d s: \d+ min \d+ s",
         r"estimate: \d+ min \d+ s and validation every 2 updates",
         r"memory: \d+\.\d GiB",
+        r"output: .*/run\n",
     ]
     for pattern in patterns:
         assert re.search(pattern, said), pattern
@@ -134,11 +158,41 @@ def test_a_dry_run_counts_what_the_reward_cannot_judge(recipe: Path, capsys: pyt
     assert re.search(r"skipped: [1-6] of the samples looked at, because", capsys.readouterr().out)
 
 
-def test_a_dry_run_does_not_mind_a_run_that_is_there(recipe: Path, tmp_path: Path) -> None:
+def test_a_dry_run_does_not_mind_what_is_there_and_tells_it(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(recipe)]) == 0
     before = files_of(tmp_path)
+    capsys.readouterr()
     assert main([str(recipe), "--dry-run", "--resume"]) == 0
     assert files_of(tmp_path) == before
+    assert "/run holds a run; without --resume this one would be refused" in capsys.readouterr().out
+    assert main([str(recipe), "--dry-run", "--set", f"run.output={recipe}"]) == 0
+    assert f"output: {recipe} is no folder; the run would be refused" in capsys.readouterr().out
+
+
+class NeverAsked:
+    """A language model that must not be asked."""
+
+    def invoke(self, prompt: str) -> str:
+        raise AssertionError("asked")
+
+    batch = invoke
+
+
+def no_key() -> None:
+    raise RuntimeError("no API key")
+
+
+def test_a_dry_run_asks_no_language_model(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    llm = ["reward.kind=llm", f"reward.llm={__name__}:NeverAsked", "warm_start.num_updates=0"]
+    assert main([str(recipe), "--dry-run", *(part for override in llm for part in ("--set", override))]) == 0
+    assert "pqn: 4 updates; not timed, because each asks the language model" in capsys.readouterr().out
+
+
+def test_a_dry_run_warns_as_the_run_would(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(recipe), "--dry-run", "--set", "data.0.step_limit=1"]) == 0
+    assert re.search(r"warning: \d+ of the 14 questions looked at have more evidence", capsys.readouterr().out)
 
 
 # What is wrong
@@ -150,15 +204,19 @@ def test_a_dry_run_does_not_mind_a_run_that_is_there(recipe: Path, tmp_path: Pat
         (["pqn.alpha"], "expected key=value after --set, got 'pqn.alpha'"),
         (["data.0.source=none.jsonl"], "none.jsonl is missing; expected a file with a JSON object in each line"),
         (["data.0.source=hotpotqa"], "lies in a data folder; name it with --data DIR"),
-        (["data.0.options.tokens=3"], "options of train.jsonl"),
+        (["data.0.options.tokens=3"], "options of train.jsonl: 'tokens' is not known; a .jsonl file has chunk_tokens"),
+        (["data.0.options.chunk_tokens='a'"], "options of train.jsonl: chunk_tokens"),
+        (["reward.kind=llm", f"reward.llm={__name__}:no_key", "warm_start.num_updates=0"], "RuntimeError: no API key"),
+        (["reward.kind=llm", f"reward.llm={__name__}:Path", "warm_start.num_updates=0"], "reward.llm: llm must be"),
+        (["reward.kind=llm", f"reward.llm={__name__}:nope", "warm_start.num_updates=0"], "cannot be imported: Attribu"),
         (["pqn.num_updates=0", "warm_start.num_updates=0"], "nothing to do"),
         (["reward.kind=answer_contained"], "a warm start imitates annotated facts"),
         (["reward.kind=llm", "warm_start.num_updates=0"], "reward.llm: expected 'package.module:callable'"),
         (["data.0.withhold_supporting=true"], "withhold_supporting keeps the facts from a reward that goes by them"),
         (["run.device=quantum"], "expected a torch device such as 'cpu'"),
         (["model.num_layers=7"], "expected num_layers from 1 to 2, got 7"),
-        (["model.encoder=/no/such/encoder"], "/no/such/encoder"),
-        (["run.output=/dev/null/run"], "/dev/null/run"),
+        (["model.encoder=/no/such/encoder"], "model.encoder '/no/such/encoder' cannot be loaded"),
+        (["run.output=/dev/null/run"], "run.output cannot be the folder '/dev/null/run'"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -173,6 +231,27 @@ def test_what_is_wrong_is_one_line_on_the_error_stream_and_exit_code_1(
 def test_a_recipe_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none.toml")]) == 1
     assert one_line(capsys) == f"qrag-train: cannot read the recipe {tmp_path / 'none.toml'}: No such file or directory"
+
+
+def test_a_rate_that_blows_up_is_told_with_advice(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(recipe), "--set", "pqn.learning_rate=1e9"]) == 1
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("qrag-train: "))
+    assert "Try a smaller learning rate" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("run.seed=18446744073709551616", "run.seed: Input should be less than"),
+        ("model.encoder=''", "model.encoder: String should have at least 1 character"),
+        ("data={source = 'train.jsonl'}", "data: one source of several; write [[data]] with double brackets"),
+    ],
+)
+def test_a_setting_out_of_bounds_is_named(
+    recipe: Path, capsys: pytest.CaptureFixture[str], override: str, words: str
+) -> None:
+    assert main([str(recipe), "--set", override]) == 1
+    assert words in capsys.readouterr().err
 
 
 def test_every_wrong_setting_has_a_line_of_its_own(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

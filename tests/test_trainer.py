@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -24,14 +25,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qrag_retriever import QRAGModel, QRAGRetriever
-from qrag_retriever.errors import CheckpointError, DataError, DivergedError, RecipeError
+from qrag_retriever.errors import CheckpointError, DataError, DivergedError, RecipeError, RewardError
 from qrag_retriever.training.checkpoint import newest_checkpoint, read_checkpoint
 from qrag_retriever.training.data import JsonLines
 from qrag_retriever.training.logs import RunLog
 from qrag_retriever.training.processes import Processes
 from qrag_retriever.training.recipe import PQNSettings
 from qrag_retriever.training.rewards import Feedback, Outcome, SupportingFactsReward
-from qrag_retriever.training.sampling import split_by_id
+from qrag_retriever.training.sampling import held_out
 from qrag_retriever.training.stop_signals import StopSignals
 from qrag_retriever.training.timing import Stopwatch
 from qrag_retriever.training.trainer import Interrupted, Trainer
@@ -179,7 +180,9 @@ def test_tensorboard_shows_every_figure(tmp_path: Path, tiny_encoder: Path) -> N
 def test_questions_of_ones_own_are_cut_into_training_and_validation(tmp_path: Path, tiny_encoder: Path) -> None:
     path = write_questions(tmp_path / "train.jsonl", 60, seed=1)
     trainer = trainer_of(tmp_path, tiny_encoder, {"validation": [], "run.validation_samples": 100})
-    training, validation = split_by_id(JsonLines(path), 0.1)
+    questions, documents = JsonLines(path).hashes()
+    chosen = held_out(questions, documents, 0.1)
+    training, validation = np.flatnonzero(~chosen), np.flatnonzero(chosen)
     assert len(training) + len(validation) == 60
     assert len(validation) > 0
     assert trainer.mixture.tasks[0].numbers.tolist() == training.tolist()
@@ -195,10 +198,13 @@ def test_a_validation_that_the_reward_cannot_judge_is_refused(tmp_path: Path, ti
         trainer_of(tmp_path, tiny_encoder, {"validation": [{"source": str(tmp_path / "answers.jsonl")}]})
 
 
-def test_without_validation_the_last_model_is_kept(tmp_path: Path, tiny_encoder: Path) -> None:
+def test_without_validation_the_last_model_is_kept_and_said_so(
+    tmp_path: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     trainer = trainer_of(tmp_path, tiny_encoder, without_validation(tmp_path))
     assert len(trainer.validation) == 0
     model = trainer.fit()
+    assert "warning: no question is left for validation" in capsys.readouterr().out
     with torch.no_grad():
         np.testing.assert_allclose(model.encode_chunks(STORY), trainer.pair.embed_chunks(STORY), atol=1e-5)
     assert model.config.min_q == {}
@@ -735,12 +741,78 @@ def test_another_recipe_is_refused_by_the_names_of_its_settings(
     assert files_of(tmp_path / "run") == before
 
 
-def test_data_that_has_changed_is_refused_where_it_changes_the_scale(
+def test_data_that_has_changed_is_refused(checkpoint: Path, tmp_path: Path, tiny_encoder: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    # The same texts, other evidence.
+    lines = [{**json.loads(line), "supporting": [0]} for line in path.read_text(encoding="utf-8").splitlines()]
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"train\.jsonl has changed since the checkpoint was written; put back"):
+        trainer_of(tmp_path, tiny_encoder).fit(resume=True)
+
+
+def test_an_encoder_that_has_changed_is_refused_where_it_changes_the_scale(
     checkpoint: Path, tmp_path: Path, tiny_encoder: Path
 ) -> None:
-    write_questions(tmp_path / "train.jsonl", 12, seed=9)
+    trainer = trainer_of(tmp_path, tiny_encoder)
+    trainer.pair.config = trainer.pair.config.replaced(output_scale=2 * trainer.pair.config.output_scale)
     with pytest.raises(CheckpointError, match="the data or the encoder has changed since the checkpoint was written"):
-        trainer_of(tmp_path, tiny_encoder).fit(resume=True)
+        trainer.fit(resume=True)
+
+
+def test_a_best_model_that_is_gone_is_told_and_the_run_ends_with_a_model(
+    tmp_path: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped_after(trainer_of(tmp_path, tiny_encoder), ALL_UPDATES - 1)
+    shutil.rmtree(tmp_path / "run" / "model")
+    trainer = trainer_of(tmp_path, tiny_encoder)
+    trainer.fit(resume=True)
+    assert "the best model so far is not in" in capsys.readouterr().out
+    assert trainer.state.best["step"] == ALL_UPDATES
+
+
+def test_a_trainer_goes_on_after_a_signal(tmp_path: Path, tiny_encoder: Path) -> None:
+    trainer = trainer_of(tmp_path, tiny_encoder)
+    stopped_after(trainer, 2)
+    trainer.fit(resume=True)
+    assert trainer.state.step == ALL_UPDATES
+
+
+def test_a_reward_that_fails_leaves_a_checkpoint_of_the_update_before(
+    tmp_path: Path, tiny_encoder: Path, uninterrupted: Outcomes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(tmp_path, tiny_encoder)
+    judge, calls = trainer._reward.judge, 0
+
+    def fails_once(outcomes: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if trainer.state.step == WARM_UPDATES + 2 and calls % 3 == 0:  # in the middle of a rollout
+            raise RewardError("the model is out of credit")
+        return judge(outcomes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SupportingFactsReward, "judge", lambda reward, outcomes: fails_once(outcomes))
+        with pytest.raises(RewardError, match=r"out of credit; go on with --resume from .*0000000\d"):
+            trainer.fit()
+    assert_same(finished(trainer_of(tmp_path, tiny_encoder), resume=True), uninterrupted({}))
+
+
+def test_questions_with_more_evidence_than_picks_are_warned_of(
+    tmp_path: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = {"data": [{"source": "train.jsonl", "step_limit": 1}], "validation": [{"source": "validation.jsonl"}]}
+    trainer = trainer_of(tmp_path, tiny_encoder, short)
+    trainer.fit()
+    said = capsys.readouterr().out
+    assert re.search(r"warning: \d+ of the 14 questions looked at have more evidence than they get picks", said)
+    assert all(warning in said for warning in trainer.warnings)
+
+
+def test_the_last_model_may_be_kept(tmp_path: Path, tiny_encoder: Path) -> None:
+    trainer = trainer_of(tmp_path, tiny_encoder, {"run.keep": "last", "run.evaluate_updates": 1})
+    model = trainer.fit()
+    with torch.no_grad():
+        np.testing.assert_allclose(model.encode_chunks(STORY), trainer.pair.embed_chunks(STORY), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -816,7 +888,7 @@ def test_nothing_to_do_is_an_error(tmp_path: Path, tiny_encoder: Path) -> None:
 
 def test_questions_that_the_reward_cannot_judge_are_an_error_that_says_why(tmp_path: Path, tiny_encoder: Path) -> None:
     write_questions(tmp_path / "train.jsonl", 3, seed=1, supporting=None)
-    with pytest.raises(ValueError, match="the reward can judge none of 10000 samples drawn; the last one because"):
+    with pytest.raises(ValueError, match="the reward can judge none of the 3 questions drawn; the last one because"):
         trainer_of(tmp_path, tiny_encoder, {"validation": [{"source": "train.jsonl"}]})
 
 

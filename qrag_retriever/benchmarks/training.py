@@ -2,8 +2,8 @@
 
 Ours against a plain mode that does what the paper's code does: every chunk of every document embedded with both
 networks at every rollout, float32, batches padded to powers of two, word embeddings trained. Both train the same task
-(BabiLong QA2, documents of 100 chunks) from the same warm start; runs take turns. A rollout is one episode of 4 picks
-in every environment, followed by one optimiser step.
+(BabiLong QA2, documents of 100 chunks) by the same rules from the same warm start; runs take turns. A rollout is one
+episode of 4 picks in every environment, followed by one optimiser step.
 """
 
 from __future__ import annotations
@@ -48,7 +48,14 @@ def recipe_of(mode: str, start: str, num_envs: int, num_updates: int, output: Pa
         seed: Of the run.
     """
     model: Settings = {"encoder": start, "max_chunk_tokens": 32, "max_chunk_tokens_in_state": 32}
-    pqn: Settings = {"num_envs": num_envs, "num_steps": NUM_HOPS, "num_updates": num_updates, "warmup_updates": 0}
+    # Reinforcement alone, and by the same rules in both: what differs is how it is computed.
+    pqn: Settings = {
+        "num_envs": num_envs,
+        "num_steps": NUM_HOPS,
+        "num_updates": num_updates,
+        "warmup_updates": 0,
+        "imitation_weight": 0.0,
+    }
     run: Settings = {"output": str(output), "seed": seed, "refresh_updates": REFRESH_UPDATES}
     if mode == "plain":
         model["frozen"] = "none"

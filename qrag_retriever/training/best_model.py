@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from qrag_retriever.config import Mode
 from qrag_retriever.model import QRAGModel
@@ -21,7 +22,13 @@ class BestModel:
     """Measures the pair as it is and keeps it where it is the best so far; in one process of a run."""
 
     def __init__(
-        self, folder: Path, pair: TrainedPair, validation: Validation, state: RunState, tasks: Sequence[Task]
+        self,
+        folder: Path,
+        pair: TrainedPair,
+        validation: Validation,
+        state: RunState,
+        tasks: Sequence[Task],
+        keep: Literal["best", "last"] = "best",
     ) -> None:
         """Measure nothing yet.
 
@@ -31,9 +38,10 @@ class BestModel:
             validation: What it is measured on.
             state: Gets the figures of every validation, and which of them was the best.
             tasks: Of training; where there is no validation, they tell how many picks the model should make.
+            keep: "last": the model of every validation takes the place of the one before, whatever its figures.
         """
         self._folder, self._pair, self._validation, self._state = folder, pair, validation, state
-        self._tasks, self._health = tasks, Health()
+        self._tasks, self._health, self._keep = tasks, Health(), keep
 
     def measure(self, stage: Stage, log: RunLog) -> None:
         """Measure on validation; keep the model if it is the best so far."""
@@ -43,7 +51,7 @@ class BestModel:
         entry = {"score": found.score, "step": state.step, "stage": stage.name}
         state.history.append({**entry, **found.figures})
         is_best = found.score > state.best["score"]
-        if is_best:
+        if is_best or self._keep == "last":
             state.best = {**entry, "figures": dict(found.figures)}
             self.save(found.min_q)
         log.say(f"{stage.name} {state.step}: {found}{' (best so far)' if is_best else ''}")

@@ -49,7 +49,7 @@ def newest_checkpoint(output: Path) -> Path | None:
     folder = output / _FOLDER
     if not folder.is_dir():
         return None
-    complete = [path for path in folder.iterdir() if path.name.isdigit()]
+    complete = [path for path in folder.iterdir() if path.name.isdecimal()]
     return max(complete, key=lambda path: int(path.name), default=None)
 
 

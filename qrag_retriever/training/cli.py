@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -25,6 +27,10 @@ _SIGNAL_EXIT = 128
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 something is wrong, 2 usage, 128 + signal stopped."""
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal of another encoding is no reason to fail at the last line.
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     from qrag_retriever.training.recipe import read_recipe
 
@@ -38,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             description = describe(trainer)
             if trainer.is_first_process:
-                sys.stdout.write(description)
+                _tell(description)
             trainer.leave()
             return 0
         try:
@@ -49,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trainer.leave()
             return _SIGNAL_EXIT + stopped.signal_number
         if trainer.is_first_process:
-            sys.stdout.write(trainer.closing_words())
+            _tell(trainer.closing_words())
         trainer.leave()
     except (
         CheckpointError, DataError, DivergedError, ModelFolderError, RecipeError, RewardError, OSError, ImportError,
@@ -60,6 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _SIGNAL_EXIT + signal.SIGINT
     return 0
+
+
+def _tell(text: str) -> None:
+    """Write to the standard output, unless whoever read it has gone."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer would be tried again, and complained about, when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -120,6 +120,11 @@ class JsonLines:
         """Return how many questions there are."""
         return int(self._index.shape[1])
 
+    @property
+    def checksum(self) -> int:
+        """Tells the file from another one, and from what it was before a change."""
+        return zlib.crc32(self._index[2].tobytes())
+
     def hashes(self) -> np.ndarray:
         """Return hashes of each question's text and of its document or chunks: shape (2, num_questions), uint64."""
         return self._hashes
@@ -200,7 +205,9 @@ class JsonLines:
         except OSError as error:
             raise _unreadable(self.path, error) from error
         if zlib.crc32(raw) != checksum:
-            raise place.error("the file was changed since it was checked; open it again")
+            raise place.error(
+                "the file was changed since it was checked; put back what it was, or open it again and start anew"
+            )
         return read_line(raw, place), place
 
 

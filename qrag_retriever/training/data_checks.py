@@ -169,6 +169,8 @@ def read_line(raw: bytes, place: Place) -> Line:
         return Line(line_id, question, document=document, spans=spans, answers=answers)
     if "chunks" not in record:
         raise place.error("neither 'chunks' nor 'document' is given; expected one of them")
+    if record["chunks"] == []:
+        raise place.expected("chunks", "a list with something in it", [])
     listed = list_of(record, "chunks", place)
     chunks = tuple(checked_text(chunk, f"chunks[{i}]", place) for i, chunk in enumerate(listed))
     supporting = _indices(record["supporting"], len(chunks), place) if "supporting" in record else None

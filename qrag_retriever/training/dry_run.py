@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from qrag_retriever.devices import peak_memory_mb
+from qrag_retriever.training.run_folder import RunFolder
 from qrag_retriever.training.sampling import Task
 from qrag_retriever.training.trainer import Trainer
 
@@ -22,7 +23,19 @@ def describe(trainer: Trainer) -> str:
     Args:
         trainer: Not used for training afterwards.
     """
-    return "\n".join([*_model(trainer), *_data(trainer), *_cost(trainer)]) + "\n"
+    return "\n".join([*_model(trainer), *_data(trainer), *_cost(trainer), *_output(trainer)]) + "\n"
+
+
+def _output(trainer: Trainer) -> Iterator[str]:
+    folder = RunFolder(trainer.output)
+    if folder.path.exists() and not folder.path.is_dir():
+        yield f"output: {folder.path} is no folder; the run would be refused"
+    elif folder.holds_run:
+        yield f"output: {folder.path} holds a run; without --resume this one would be refused"
+    else:
+        yield f"output: {folder.path}"
+    for warning in trainer.warnings:
+        yield f"warning: {warning}"
 
 
 def _model(trainer: Trainer) -> Iterator[str]:
@@ -66,6 +79,9 @@ def _cost(trainer: Trainer) -> Iterator[str]:
     total = 0.0
     yield "updates:"
     for stage in trainer.stages:
+        if stage.name == "pqn" and recipe.reward.kind == "llm":
+            yield f"  {stage.name}: {stage.num_updates:,} updates; not timed, because each asks the language model"
+            continue
         stage.begin()
         # The first update embeds the era's chunks; the quickest of the next is what most updates take.
         first, *later = [trainer.one_update(stage) for _ in range(_TIMED_UPDATES)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -70,7 +71,9 @@ class RunLog:
     def say(self, text: str) -> None:
         """Print a line beside the bar."""
         if not self._silent:
-            tqdm.write(text)
+            # Whoever read it may have gone; the run goes on.
+            with contextlib.suppress(OSError):
+                tqdm.write(text)
 
     def end(self) -> None:
         """Close the bar of a stage."""

@@ -19,6 +19,7 @@ from qrag_retriever.training.sampling import Task, held_out
 
 # Of a user's own questions, where the recipe names no validation file.
 _VALIDATION_SHARE = 0.1
+_CHUNK_TOKENS = "chunk_tokens"
 
 
 def open_tasks(
@@ -57,21 +58,7 @@ def _open(
     chunking: Mapping[str, Any], seed: int, with_validation: bool,
 ) -> tuple[Task, Task | None]:  # fmt: skip
     if settings.source.endswith(".jsonl"):
-        if settings.split is not None:
-            raise RecipeError(
-                f"{settings.source} has no splits; leave out split, or name another file in [[validation]]"
-            )
-        try:
-            source = JsonLines(
-                recipe_folder / settings.source, mode=settings.mode or "document", **{**chunking, **settings.options}
-            )
-        except TypeError as error:
-            raise RecipeError(f"options of {settings.source}: {error}") from error
-        if not with_validation:
-            return _task(settings, source, np.arange(len(source)), seed), None
-        chosen = held_out(*source.hashes(), _VALIDATION_SHARE)
-        kept, cut = np.flatnonzero(~chosen), np.flatnonzero(chosen)
-        return _task(settings, source, kept, seed), _task(settings, source, cut, seed, for_validation=True)
+        return _open_file(settings, recipe_folder, chunking, seed, with_validation)
     if settings.source not in SOURCES:
         raise RecipeError(
             f"there is no source {settings.source!r}: expected a .jsonl file or one of {', '.join(SOURCES)}"
@@ -88,6 +75,31 @@ def _open(
         return task, None
     held = _dataset(settings, "validation", data_folder)
     return task, _task(settings, held, np.arange(len(held)), seed, for_validation=True)
+
+
+def _open_file(
+    settings: DataSettings, recipe_folder: Path, chunking: Mapping[str, Any], seed: int, with_validation: bool
+) -> tuple[Task, Task | None]:
+    if settings.split is not None:
+        raise RecipeError(f"{settings.source} has no splits; leave out split, or name another file in [[validation]]")
+    if unknown := sorted(settings.options.keys() - {_CHUNK_TOKENS}):
+        raise RecipeError(
+            f"options of {settings.source}: {unknown[0]!r} is not known; a .jsonl file has {_CHUNK_TOKENS}"
+        )
+    try:
+        source = JsonLines(
+            recipe_folder / settings.source, mode=settings.mode or "document", **{**chunking, **settings.options}
+        )
+    except (TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise RecipeError(f"options of {settings.source}: {error}") from error
+    if not with_validation:
+        return _task(settings, source, np.arange(len(source)), seed), None
+    questions, documents = source.hashes()
+    chosen = held_out(questions, documents, _VALIDATION_SHARE)
+    kept, cut = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    return _task(settings, source, kept, seed), _task(settings, source, cut, seed, for_validation=True)
 
 
 def _dataset(settings: DataSettings, split: Any, folder: Path) -> SampleSource:
@@ -131,14 +143,13 @@ def open_reward(settings: RewardSettings) -> Reward:
             settings.completion_reward, settings.penalize_extra_steps, terminate=settings.terminate
         )
     try:
-        llm = make_llm(settings.llm or "")
-    except ValueError as error:
+        return LLMAnswerReward(
+            make_llm(settings.llm or ""),
+            settings.judge,
+            batch_size=settings.batch_size,
+            every_step=settings.every_step,
+            reward=settings.completion_reward,
+            terminate=settings.terminate,
+        )
+    except (TypeError, ValueError) as error:
         raise RecipeError(f"reward.llm: {error}") from error
-    return LLMAnswerReward(
-        llm,
-        settings.judge,
-        batch_size=settings.batch_size,
-        every_step=settings.every_step,
-        reward=settings.completion_reward,
-        terminate=settings.terminate,
-    )

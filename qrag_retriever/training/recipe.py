@@ -37,7 +37,9 @@ class ModelSettings(Settings):
     """Where training starts."""
 
     encoder: str = Field(
-        default="all-MiniLM-L6-v2", description="A sentence-transformers name or folder, or a Q-RAG model folder."
+        default="all-MiniLM-L6-v2",
+        min_length=1,
+        description="A sentence-transformers name or folder, or a Q-RAG model folder.",
     )
     num_layers: int | None = Field(default=None, ge=1, description="Keep only the first layers.")
     positions: Positions = "relative"
@@ -178,7 +180,7 @@ class RunSettings(Settings):
     """How a run is carried out."""
 
     output: str = Field(default="runs/qrag", description="Folder of checkpoint, logs and model.")
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=1, ge=0, lt=2**63)
     device: str | None = Field(default=None, description="None: CUDA, then MPS, then CPU.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="Of the arithmetic; weights are float32. auto: bfloat16 where it is quicker."
@@ -186,6 +188,7 @@ class RunSettings(Settings):
     refresh_updates: int = Field(default=50, ge=1, description="Chunk embeddings are thrown away this often.")
     evaluate_updates: int = Field(default=50, ge=1, description="Validation this often.")
     validation_samples: int = Field(default=200, ge=1)
+    keep: Literal["best", "last"] = Field(default="best", description="The model on validation that is kept.")
     checkpoint_minutes: float = Field(default=5.0, gt=0)
     tensorboard: bool = True
     plain_batches: bool = Field(
@@ -227,7 +230,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         content = toml.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, toml.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, toml.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
     for override in overrides:
         _override(content, override)
@@ -288,6 +291,8 @@ def _item(items: list[Any], number: str, override: str) -> Any:
 def _complaint(error: Any) -> str:
     """Say one thing that is wrong, and the nearest known key where a key is not known."""
     place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "list_type" and place in ("data", "validation") and isinstance(error["input"], dict):
+        return f"  {place}: one source of several; write [[{place}]] with double brackets, got {error['input']!r}"
     if error["type"] != "extra_forbidden":
         got = "" if error["type"] == "missing" else f", got {error['input']!r}"
         return f"  {place}: {error['msg']}{got}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from qrag_retriever.errors import DivergedError
 from qrag_retriever.state import RetrievalState
 from qrag_retriever.training.batches import Candidates, candidates_of, rendered, score
 from qrag_retriever.training.chunk_cache import ChunkCache
@@ -115,6 +116,9 @@ def collect(
         top_k: Chunks that the policy looks at.
         with_gradients: Whether the state embeddings keep their graph for the update.
         watch: Says where the time goes.
+
+    Raises:
+        DivergedError: If Q-values are not finite.
     """
     visits: list[Visit] = []
     parts: list[Candidates] = []
@@ -133,6 +137,8 @@ def collect(
                 [state.picked for _, state in running],
             )
             values = score(embedded.detach(), cache.table, candidates).sum(-1).cpu().numpy()
+            if not np.isfinite(values).all():
+                raise DivergedError("Q-values are no numbers any more")
             chosen = [
                 policy_pick(values[e], candidates.available[e], alpha, top_k, stream)
                 for e, stream in enumerate(streams)

@@ -13,9 +13,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from qrag_retriever._files import write_whole_file
+from qrag_retriever.config import CONFIG_NAME
 from qrag_retriever.training.checkpoint import newest_checkpoint
 
-_MODEL, _REPORT, _LOCK = "model", "report.json", ".lock"
+_MODEL, _REPORT, _LOCK, _LOG = "model", "report.json", ".lock", "log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,17 @@ class RunFolder:
         """What a run did, as JSON; written when it is finished."""
         return self.path / _REPORT
 
+    @property
+    def has_model(self) -> bool:
+        """Whether there is a model, of this run or of an earlier one."""
+        return (self.model / CONFIG_NAME).is_file()
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run has left anything that a new one would overwrite."""
+        there = (self.model, self.report, self.path / _LOG)
+        return any(path.exists() for path in there) or newest_checkpoint(self.path) is not None
+
     def read_report(self) -> dict[str, Any]:
         """Return the report of a finished run.
 
@@ -62,9 +74,14 @@ class RunFolder:
         """
         try:
             found: dict[str, Any] = json.loads(self.report.read_text(encoding="utf-8"))
-            _ = found["recipe"], found["best"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.report} is damaged ({error}); delete it to go on with the run") from error
+            best = found["best"]
+            _ = found["recipe"]["run"].keys(), best is None or (best["step"] + 0, best["figures"].keys())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{self.report} is damaged ({type(error).__name__}: {error}). The run was finished, and the model in "
+                f"{self.model} is whole. Name another run.output to train anew; or delete the report to go on from the "
+                "last checkpoint, if the run has left one"
+            ) from error
         return found
 
     def write_report(self, report: Mapping[str, Any]) -> None:
@@ -78,14 +95,15 @@ class RunFolder:
             resume: Whether a run in it may be gone on with; an error is returned if there is one and it may not.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self._make()
             self._lock.acquire()
             checkpoint = newest_checkpoint(self.path)
             self._put_back_model()
-            has_model = self.model.exists()
-            if not resume and (checkpoint is not None or has_model or self.report.exists()):
+            if not resume and self.holds_run:
                 raise FileExistsError(f"{self.path} holds a run; go on with --resume, or name another run.output")
-            if self.report.is_file() and has_model:
+            if self.model.exists() and not self.has_model and any(self.model.iterdir()):
+                raise FileExistsError(f"{self.model} exists and is no model; move it away, or name another run.output")
+            if self.report.is_file() and self.has_model:
                 return Found(report=self.read_report())
             # Of a run that somebody has thrown away.
             self.report.unlink(missing_ok=True)
@@ -94,6 +112,13 @@ class RunFolder:
             return Found(FileExistsError(f"another run is at work in {self.path}; name another run.output"))
         except (OSError, ValueError) as error:
             return Found(error)
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise OSError(f"run.output cannot be the folder {str(self.path)!r}: {reason}") from error
 
     def release(self) -> None:
         """Let other runs in."""

@@ -13,6 +13,7 @@ import torch
 from qrag_retriever.errors import CheckpointError
 from qrag_retriever.training.checkpoint import Checkpoint
 from qrag_retriever.training.chunk_cache import ChunkCache
+from qrag_retriever.training.data import JsonLines
 from qrag_retriever.training.networks import TrainedPair
 from qrag_retriever.training.recipe import Recipe
 from qrag_retriever.training.sampling import Mixture
@@ -52,9 +53,14 @@ class RunState:
         self._caches, self._mixture = caches, mixture
         self.step = 0
         self.history: list[dict[str, Any]] = []
-        self.best: dict[str, Any] = {"score": -math.inf, "step": -1, "figures": {}}
+        self.best: dict[str, Any]
+        self.forget_best()
         self._spent_before = {"seconds": 0.0, "processor_seconds": 0.0}
         self.start_clock()
+
+    def forget_best(self) -> None:
+        """Let the next validation be the best."""
+        self.best = {"score": -math.inf, "step": -1, "figures": {}}
 
     def start_clock(self) -> None:
         """Count the time of the run from now on."""
@@ -94,6 +100,7 @@ class RunState:
         shared = {
             "recipe": self._recipe.model_dump(mode="json"),
             "num_processes": num_processes,
+            "data": self._data_checksums(),
             "output_scale": self._pair.config.output_scale,
             "stage": number,
             "done": done,
@@ -104,6 +111,11 @@ class RunState:
         }
         return Checkpoint(shared, tensors, own, own_tensors)
 
+    def _data_checksums(self) -> list[list[Any]]:
+        """Return path and checksum of the user's own files."""
+        sources = [task.source for task in self._mixture.tasks]
+        return [[str(source.path.name), source.checksum] for source in sources if isinstance(source, JsonLines)]
+
     def restore_shared(self, checkpoint: Checkpoint) -> int:
         """Take over weights, targets and history; returns the number of the stage to go on with.
 
@@ -113,6 +125,11 @@ class RunState:
         shared, tensors = checkpoint.shared, checkpoint.tensors
         try:
             check_same_recipe(shared["recipe"], self._recipe)
+            if changed := [name for name, checksum in self._data_checksums() if [name, checksum] not in shared["data"]]:
+                raise CheckpointError(
+                    f"{changed[0]} has changed since the checkpoint was written; put back what it was, or start anew "
+                    "with another run.output"
+                )
             # Another device may round it otherwise.
             if not math.isclose(shared["output_scale"], self._pair.config.output_scale, rel_tol=1e-3):
                 raise CheckpointError(
@@ -131,6 +148,8 @@ class RunState:
             self._mixture.restore_skipped(checkpoint.own["skipped"])
             self._mixture.era = (self.step - 1) // self._recipe.run.refresh_updates if self.step else 0
             return int(shared["stage"])
+        except CheckpointError:
+            raise
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint does not fit this recipe's model or data: {error}") from error
 

@@ -89,7 +89,10 @@ class Mixture:
             if reason is None:
                 return sample, limit
             self._skipped[task.source.name, sample.id] = reason
-        raise ValueError(f"the reward can judge none of {_MOST_ATTEMPTS} samples drawn; the last one because {reason}")
+        raise ValueError(
+            f"the reward can judge none of the {len(self._skipped)} questions drawn; the last one because {reason}; "
+            "give other questions, or another reward.kind"
+        )
 
     @property
     def skipped(self) -> Counter[str]:
@@ -133,8 +136,9 @@ def fixed_episodes(
 def held_out(questions: np.ndarray, documents: np.ndarray, share: float) -> np.ndarray:
     """Choose questions for validation so that no document, and no question's text, is on both sides.
 
-    Questions that are linked by a text or a document go together. Where that leaves nothing to choose, because all of
-    them are about one document, they are chosen by their text alone. The order of the questions does not matter.
+    Questions that are linked by a text or a document go together. Where that leaves nothing to choose, they are chosen
+    by their text alone (all are about one document), or by their document (all ask the same). The order of the
+    questions does not matter.
 
     Args:
         questions: Shape (N,), uint64: a hash of each question's text.
@@ -150,7 +154,7 @@ def held_out(questions: np.ndarray, documents: np.ndarray, share: float) -> np.n
     links = coo_array((np.ones(len(questions)), (of_text, len(texts) + of_document)), shape=(size, size))
     groups = connected_components(links, directed=False)[1][of_text]
     if groups.max(initial=0) == 0:
-        groups = of_text
+        groups, questions = (of_text, questions) if len(texts) > 1 else (of_document, documents)
     # The least of a group's hashes would be low for large groups, so it is hashed once more.
     least = np.full(groups.max(initial=0) + 1, np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(least, groups, questions)

@@ -152,8 +152,10 @@ class PQNStage:
     def restore(self, state: dict[str, Any]) -> None:
         """Set the streams and go on with the episodes."""
         set_streams(self._streams, state["streams"])
-        if state["envs"] is not None:
-            self._envs = VectorEnv(self._reward, len(self._streams), self._draw, running=state["envs"])
+        running = state["envs"]
+        self._envs = None
+        if running is not None:
+            self._envs = VectorEnv(self._reward, len(self._streams), self._draw, running=running)
 
     def _draw(self, env: int) -> Any:
         with self._watch("draw"):

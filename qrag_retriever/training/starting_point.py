@@ -72,8 +72,8 @@ def starting_point(settings: ModelSettings, device: str) -> StartingPoint:
         device: Where to put the weights.
 
     Raises:
-        ValueError: If the encoder has no transformer to feed, or too few layers.
-        RecipeError: If a Q-RAG model was trained with other positions or another order of picks in the state.
+        RecipeError: If the encoder cannot be loaded, has no transformer to feed or too few layers, or if a Q-RAG model
+            was trained with other positions or another order of picks in the state.
         ModelFolderError: If a model folder is damaged.
     """
     overrides: dict[str, Any] = {
@@ -91,15 +91,20 @@ def starting_point(settings: ModelSettings, device: str) -> StartingPoint:
     else:
         if settings.trust_remote_code:
             overrides["trust_remote_code"] = True
-        model = QRAGModel.from_encoder(
-            settings.encoder,
-            num_layers=settings.num_layers,
-            device="cpu",
-            positions=settings.positions,
-            state_order=settings.state_order,
-            normalize=False,
-            **overrides,
-        )
+        try:
+            model = QRAGModel.from_encoder(
+                settings.encoder,
+                num_layers=settings.num_layers,
+                device="cpu",
+                positions=settings.positions,
+                state_order=settings.state_order,
+                normalize=False,
+                **overrides,
+            )
+        except (OSError, ValueError) as error:
+            inside = Path(settings.encoder) / "model"
+            hint = f"; did you mean {str(inside)!r}?" if (inside / CONFIG_NAME).is_file() else ""
+            raise RecipeError(f"model.encoder {settings.encoder!r} cannot be loaded{hint}: {error}") from error
         state = _without_normalize(model.state_encoder.model)
         action, is_scaled = copy.deepcopy(state), settings.output_scale is not None
     for encoder in (state, action):

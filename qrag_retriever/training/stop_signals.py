@@ -17,7 +17,7 @@ class StopSignals:
     """Notes the first SIGINT or SIGTERM; a second SIGINT stops at once.
 
     Attributes:
-        noted: The first signal's number, None before.
+        noted: The number of the block's first signal, None before.
     """
 
     def __init__(self, tell: bool) -> None:
@@ -28,7 +28,8 @@ class StopSignals:
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """Handle the signals in a block, and leave them as they were after it."""
+        """Handle the signals in a block, none of them noted yet, and leave them as they were after it."""
+        self.noted = None
         previous = {}
         for number in (signal.SIGINT, signal.SIGTERM):
             # Only the main thread may handle signals; in others they stay as they are.

@@ -8,19 +8,20 @@ import math
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from qrag_retriever.devices import choose_device
-from qrag_retriever.errors import DivergedError, RecipeError
+from qrag_retriever.devices import choose_device, release_free_memory
+from qrag_retriever.errors import DivergedError, RecipeError, RewardError
 from qrag_retriever.model import QRAGModel
 from qrag_retriever.training.assembly import build_networks, build_stages, check_facts
 from qrag_retriever.training.best_model import BestModel
 from qrag_retriever.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from qrag_retriever.training.data import DEFAULT_CHUNK_TOKENS
+from qrag_retriever.training.data import DEFAULT_CHUNK_TOKENS, Sample
 from qrag_retriever.training.health import Health
 from qrag_retriever.training.logs import RunLog
 from qrag_retriever.training.networks import TrainedPair
@@ -40,6 +41,8 @@ from qrag_retriever.training.validation import Validation
 # A loss this many times the square of the largest return is no noise.
 _EXPLODED = 1000.0
 _SAMPLES_FOR_SCALE = 8
+# Handing free memory back costs the next update what it takes to get it again.
+_TRIMMED_UPDATES = 10
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: the run can go on
@@ -117,14 +120,17 @@ class Trainer:
         training, validation = open_tasks(recipe, folder, Path(recipe_folder), chunking)
         self.mixture = Mixture(training, self._reward)
         self.validation = Validation(validation, run.validation_samples, run.seed, self._reward, recipe.pqn.gamma)
-        samples = [self.mixture.draw(np.random.default_rng([run.seed, 0, i]))[0] for i in range(_SAMPLES_FOR_SCALE)]
+        drawn = [self.mixture.draw(np.random.default_rng([run.seed, 0, i])) for i in range(_SAMPLES_FOR_SCALE)]
+        samples = [sample for sample, _ in drawn]
+        self._modes = {sample.mode for sample in samples}
+        self._warnings = list(_warnings(drawn, self.validation))
         self._exploded = _EXPLODED * max(1.0, *map(self._reward.most, samples)) ** 2
         self._networks = build_networks(recipe, start, samples, self._device)
         self.pair = self._networks.pair
         self.state = RunState(recipe, self.pair, self._networks.log_temperature, self._networks.caches, self.mixture)
         self.stages = build_stages(recipe, self._networks, self._reward, self.mixture, self._processes)
         self._module = self._processes.parallel(_Loss(self.pair, self._networks.log_temperature))
-        self._best = BestModel(self._folder.model, self.pair, self.validation, self.state, self.mixture.tasks)
+        self._best = BestModel(self._folder.model, self.pair, self.validation, self.state, self.mixture.tasks, run.keep)
         if recipe.validation and not len(self.validation):
             raise RecipeError(
                 f"the reward ({recipe.reward.kind}) can judge no question of the validation; name another one in "
@@ -178,6 +184,11 @@ class Trainer:
         try:
             if resume:
                 log.say("no checkpoint to go on from; a new run begins" if found is None else f"going on from {found}")
+            for warning in self._warnings:
+                log.say(f"warning: {warning}")
+            if self._processes.from_first(self.state.best["step"] >= 0 and not self._folder.has_model):
+                log.say(f"warning: the best model so far is not in {self._folder.model} any more; the next one is kept")
+                self.state.forget_best()
             with self._signals.handled():
                 self._run(log, first, checkpoint)
         finally:
@@ -188,6 +199,11 @@ class Trainer:
         """Whether this process, of those of the run, is the one that tells what happens."""
         return self._processes.is_first
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What the recipe asks for that nobody can want; said when training begins."""
+        return self._warnings
+
     def leave(self) -> None:
         """Leave the other processes of the run, at the very end."""
         self._processes.leave()
@@ -195,13 +211,15 @@ class Trainer:
     def closing_words(self) -> str:
         """Say where the model is and how to use it."""
         folder = self._folder.model.as_posix()
+        # The default for texts is document mode.
+        mode = ', mode="corpus"' if self._modes == {"corpus"} else ""
         figures = self.state.best["figures"]
         measured = ", ".join(f"{name} {figures[name]:.3f}" for name in ("fact_recall", "exact") if name in figures)
         return (
             f"{'The run was finished before; nothing has been done. ' if self._was_finished else ''}"
             f"The model is in {folder}{f' (validation: {measured})' if measured else ''}. To use it:\n\n"
             "    from qrag_retriever import QRAGRetriever\n"
-            f"    retriever = QRAGRetriever.from_texts(chunks, model={json.dumps(folder, ensure_ascii=False)})\n"
+            f"    retriever = QRAGRetriever.from_texts(chunks, model={json.dumps(folder, ensure_ascii=False)}{mode})\n"
             '    docs = retriever.invoke("your question")\n'
         )
 
@@ -209,9 +227,9 @@ class Trainer:
         for number in range(first, len(self.stages)):
             resumed = checkpoint if number == first else None
             self._run_stage(number, log, resumed)
-        if self._processes.is_first and (not self.state.history or self.state.best["step"] < 0):
+        if self._processes.is_first and (self.state.best["step"] < 0 or not self._folder.has_model):
             self._best.save({})
-        self._write_report()
+        self._write_report(log)
 
     def _run_stage(self, number: int, log: RunLog, checkpoint: Checkpoint | None) -> None:
         stage, run = self.stages[number], self.recipe.run
@@ -226,7 +244,7 @@ class Trainer:
         last_written = time.monotonic()
         log.begin(stage.name, done, stage.num_updates)
         while done < stage.num_updates and not self._out_of_patience(stage):
-            self._update(stage, done, optimizer, log)
+            self._update_or_stop(stage, number, done, optimizer, log)
             done += 1
             self.state.step += 1
             if done % run.evaluate_updates == 0 or done == stage.num_updates:
@@ -234,12 +252,7 @@ class Trainer:
             due = time.monotonic() - last_written > 60 * run.checkpoint_minutes
             stop = self._processes.any(self._signals.noted is not None)
             if self._processes.any(due) or stop:
-                path = write_checkpoint(
-                    self.output,
-                    self.state.step,
-                    self.state.checkpoint(number, done, stage, optimizer, self._processes.size),
-                    self._processes,
-                )
+                path = self._write_checkpoint(number, done, stage, optimizer)
                 last_written = time.monotonic()
                 if stop:
                     raise Interrupted(self._signals.noted or signal.SIGTERM, path)
@@ -275,6 +288,26 @@ class Trainer:
         for warning in self._health.update(figures) if "td_loss" in figures else ():
             log.say(warning)
 
+    def _update_or_stop(
+        self, stage: Stage, number: int, done: int, optimizer: torch.optim.Optimizer, log: RunLog
+    ) -> None:
+        """Carry out an update; where the reward fails, leave a checkpoint of the update before."""
+        before = stage.state()
+        try:
+            self._update(stage, done, optimizer, log)
+        except RewardError as error:
+            if self._processes.size > 1:
+                raise  # the others are in the middle of the update
+            stage.restore(before)
+            path = self._write_checkpoint(number, done, stage, optimizer)
+            raise RewardError(f"{error}; go on with --resume from {path}") from error
+        if self.state.step % _TRIMMED_UPDATES == 0:
+            release_free_memory()
+
+    def _write_checkpoint(self, number: int, done: int, stage: Stage, optimizer: torch.optim.Optimizer) -> Path:
+        state = self.state.checkpoint(number, done, stage, optimizer, self._processes.size)
+        return write_checkpoint(self.output, self.state.step, state, self._processes)
+
     def _new_era(self) -> None:
         self.mixture.era = self.state.step // self.recipe.run.refresh_updates
         for cache in self._networks.caches.values():
@@ -283,11 +316,8 @@ class Trainer:
     def _loss(self, module: Any, stage: Stage, done: int, figures: dict[str, float]) -> torch.Tensor:
         try:
             loss: torch.Tensor = module(stage, done, self._watch, figures)
-        except ValueError as error:
-            if all(bool(weight.isfinite().all()) for weight in self.pair.trainable().values()):
-                raise
-            # There is no picking by Q-values that are no numbers.
-            raise DivergedError(self._advice(f"weights are not finite at update {self.state.step}")) from error
+        except DivergedError as error:
+            raise DivergedError(self._advice(f"{error} at update {self.state.step}")) from error
         value = float(loss.detach())
         if not math.isfinite(value) or abs(value) > self._exploded:
             raise DivergedError(self._advice(f"the loss of {stage.name} is {value:.4g} at update {self.state.step}"))
@@ -336,8 +366,10 @@ class Trainer:
         best = max(own, key=lambda entry: float(entry["score"]))
         return bool(self.state.step - int(best["step"]) >= patience)
 
-    def _write_report(self) -> None:
+    def _write_report(self, log: RunLog) -> None:
         skipped = Counter(self._processes.gathered(list(self.mixture.skipped.elements())))
+        for reason, count in skipped.items():
+            log.say(f"{count} questions were left out, because {reason}")
         if self._processes.is_first:
             report = {
                 **self.state.spent(),
@@ -354,3 +386,19 @@ class Trainer:
         self._update(stage, 0, self._optimizer(), RunLog(self.output, tensorboard=False, silent=True))
         self.state.step += 1
         return time.perf_counter() - start
+
+
+def _warnings(drawn: Sequence[tuple[Sample, int]], validation: Validation) -> Iterator[str]:
+    """Say what a recipe asks for that nobody can want."""
+    if not len(validation):
+        yield (
+            "no question is left for validation, so the last model is kept and has no calibrated min_q; name a file "
+            "in [[validation]]"
+        )
+    looked_at = [*drawn, *validation.episodes]
+    too_many = sum(len(sample.supporting or ()) > limit for sample, limit in looked_at)
+    if too_many:
+        yield (
+            f"{too_many} of the {len(looked_at)} questions looked at have more evidence than they get picks, and can "
+            f"never be complete; set a larger step_limit where the source is named"
+        )

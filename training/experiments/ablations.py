@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from harness import MODEL, log_of, mean_and_spread, new_plot, options, run, save, save_plot
 
+from qrag_retriever.errors import DivergedError
+
 DATA = [{"source": "babilong-qa2", "options": {"num_chunks": 160}}]
 PARTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -86,11 +88,15 @@ def collapse_map(chosen: Any, start: str) -> None:
         for j, alpha in enumerate(ALPHAS):
             seed = chosen.seeds[0]
             pqn = {**textbook, "tau": tau, "alpha": alpha}
-            report, log = train(chosen, start, f"tau-{tau}-alpha-{alpha}", seed, pqn=pqn)
-            recall[i, j] = report["validation"][-1]["fact_recall"]
-            variance[i, j] = float(np.var([line["td_loss"] for line in log[len(log) // 2 :]]))
-            rows.append({"tau": tau, "alpha": alpha, "recall": recall[i, j], "loss_variance": variance[i, j],
-                         "q": float(np.mean([line["q"] for line in log[-10:]]))})  # fmt: skip
+            try:
+                report, log = train(chosen, start, f"tau-{tau}-alpha-{alpha}", seed, pqn=pqn)
+            except DivergedError:
+                recall[i, j], variance[i, j], q = 0.0, np.nan, np.nan
+            else:
+                recall[i, j] = report["validation"][-1]["fact_recall"]
+                variance[i, j] = float(np.var([line["td_loss"] for line in log[len(log) // 2 :]]))
+                q = float(np.mean([line["q"] for line in log[-10:]]))
+            rows.append({"tau": tau, "alpha": alpha, "recall": recall[i, j], "loss_variance": variance[i, j], "q": q})
             save(chosen.output, "collapse", rows)
     for name, values in (("recall", recall), ("loss_variance", np.log10(variance))):
         figure, axes = new_plot(f"{'log10 ' if name != 'recall' else ''}{name}, textbook PQN", "alpha", "tau")

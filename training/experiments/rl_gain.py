@@ -1,58 +1,89 @@
-"""Does PQN earn its place? From a warm start that has stopped improving, does it still raise exact retrieval?
+"""Does PQN earn its place? From the end of a warm start, does it do more for exact retrieval than more warm start?
 
-The warm start of a recipe runs until validation has not improved for 100 updates; then PQN. Both models are measured on
-the same test questions; differences are paired, with 95% bootstrap intervals over questions and seeds. No imitation is
-kept on during PQN, so that what is gained is gained by reinforcement.
+The warm start of a recipe runs to its end, or until validation has not improved for ``--patience`` updates. From its
+last model go two branches of equally many updates with the same learning rates: the warm start goes on, or PQN takes
+over. The last model of each is measured, not the best, so that nothing is won by choosing; all on the same test
+questions. Differences are paired, with 95% bootstrap intervals over questions and seeds. PQN has no imitation beside
+it, so that what is gained is gained by reinforcement (``--imitation`` keeps some on).
 
     python training/experiments/rl_gain.py --data DATA --output runs/rl-gain --task 3
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from harness import RECIPES, Measured, noise_of_test, options, questions, run, save
 
 from qrag_retriever.training.recipe import read_recipe
 
+STAGES = ("warm start", "more warm start", "PQN")
+
 
 def main() -> None:
-    chosen = options(__doc__, task=3, lengths="4k,128k", num_samples=500, warm_updates=1500, patience=100)
+    chosen = options(
+        __doc__, task=3, lengths="4k,128k", num_samples=500, warm_updates=0, patience=100, updates=100,
+        learning_rate=1e-4, imitation=0.0,
+    )  # fmt: skip
     settings = read_recipe(RECIPES / f"babilong-qa{chosen.task}.toml").model_dump()
     noise = noise_of_test(chosen.data)
-    rows, differences = [], {length: [] for length in chosen.lengths.split(",")}
+    rows: list[dict[str, Any]] = []
+    exact: dict[tuple[str, str], list[list[bool]]] = {}
     for seed in chosen.seeds:
-        common = {**settings["run"], "seed": seed}
-        warm = run(
-            {**settings, "pqn": {**settings["pqn"], "num_updates": 0}, "run": common,
-             "warm_start": {**settings["warm_start"], "num_updates": chosen.warm_updates,
-                            "patience_updates": chosen.patience}},
-            chosen.data, chosen.output / f"warm-{seed}",
-        )  # fmt: skip
-        after = run(
-            {**settings, "model": {**settings["model"], "encoder": warm["model"]}, "run": common,
-             "warm_start": {**settings["warm_start"], "num_updates": 0},
-             "pqn": {**settings["pqn"], "imitation_weight": 0.0}},
-            chosen.data, chosen.output / f"pqn-{seed}",
-        )  # fmt: skip
-        models = [Measured(report["model"]) for report in (warm, after)]
-        for length, found in differences.items():
+        models = [Measured(report["model"]) for report in branches(chosen, settings, seed)]
+        for length in chosen.lengths.split(","):
             episodes = questions(chosen.data, chosen.task, length, noise, chosen.num_samples)
-            exact = []
-            for stage, measured in zip(("warm start", "PQN"), models, strict=True):
+            for stage, measured in zip(STAGES, models, strict=True):
                 picks = measured.picks(episodes)
-                exact.append([set(p.chunk_ids[: len(p.sample.supporting)]) >= set(p.sample.supporting) for p in picks])
+                found = [set(p.chunk_ids[: len(p.sample.supporting)]) >= set(p.sample.supporting) for p in picks]
+                exact.setdefault((length, stage), []).append(found)
                 rows.append({"seed": seed, "length": length, "stage": stage, **measured.figures(episodes)})
-            found.append(np.subtract(*np.array(exact[::-1], float)))
         save(chosen.output, "rl_gain", rows)
-    for length, found in differences.items():
-        values, random = np.array(found), np.random.default_rng(0)  # (seeds, questions)
-        means = []
-        for _ in range(2000):
-            seeds = random.integers(len(values), size=len(values))
-            drawn = random.integers(values.shape[1], size=values.shape[1])
-            means.append(values[seeds][:, drawn].mean())
-        low, high = np.percentile(means, [2.5, 97.5])
-        print(f"{length}: exact changes by {values.mean():+.3f} [{low:+.3f}, {high:+.3f}]")
+    for length in chosen.lengths.split(","):
+        for stage, than in (("PQN", "warm start"), ("more warm start", "warm start"), ("PQN", "more warm start")):
+            change, low, high = paired(exact[length, stage], exact[length, than])
+            print(f"{length}: exact of {stage} minus {than}: {change:+.3f} [{low:+.3f}, {high:+.3f}]")
+
+
+def branches(chosen: Any, settings: dict[str, Any], seed: int) -> list[dict[str, Any]]:
+    """Train the warm start and both ways to go on from it; return their reports."""
+    common = {**settings["run"], "seed": seed, "keep": "last"}
+    stages = {
+        "warm_start": {
+            **settings["warm_start"], "patience_updates": chosen.patience,
+            "num_updates": chosen.warm_updates or settings["warm_start"]["num_updates"],
+        },
+        "pqn": {**settings["pqn"], "num_updates": 0},
+    }  # fmt: skip
+    warm = run({**settings, **stages, "run": common}, chosen.data, chosen.output / f"warm-{seed}")
+    schedule = {"num_updates": chosen.updates, "learning_rate": chosen.learning_rate, "warmup_updates": 5}
+    nothing = {"num_updates": 0}
+    ways = {
+        "more": ({**settings["warm_start"], **schedule}, {**settings["pqn"], **nothing}),
+        "pqn": (
+            {**settings["warm_start"], **nothing},
+            {**settings["pqn"], **schedule, "imitation_weight": chosen.imitation},
+        ),
+    }
+    reports = [warm]
+    for name, (warm_start, pqn) in ways.items():
+        model = {**settings["model"], "encoder": warm["model"]}
+        branch = {**settings, "model": model, "run": common, "warm_start": warm_start, "pqn": pqn}
+        reports.append(run(branch, chosen.data, chosen.output / f"{name}-{seed}"))
+    return reports
+
+
+def paired(one: list[list[bool]], other: list[list[bool]]) -> tuple[float, float, float]:
+    """Return the mean difference and its 95% interval; shapes (seeds, questions), both are drawn anew."""
+    values, random = np.subtract(np.array(one, float), np.array(other, float)), np.random.default_rng(0)
+    means = []
+    for _ in range(2000):
+        seeds = random.integers(len(values), size=len(values))
+        drawn = random.integers(values.shape[1], size=values.shape[1])
+        means.append(values[seeds][:, drawn].mean())
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(values.mean()), float(low), float(high)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,10 @@ def ask_many(llm: Any, prompts: Sequence[str]) -> list[Any]:
     """
     if callable(getattr(llm, "batch", None)):
         try:
-            return list(llm.batch(list(prompts), return_exceptions=True))
+            responses = list(llm.batch(list(prompts), return_exceptions=True))
+            if len(responses) != len(prompts):
+                raise ValueError(f"batch returned {len(responses)} responses to {len(prompts)} prompts")
+            return responses
         except Exception as error:  # some models raise all the same
             return [error] * len(prompts)
     ask = ask_method(llm)
@@ -78,7 +81,7 @@ def make_llm(name: str) -> Any:
     """Make the language model that is named as ``package.module:callable``; modules beside the user are found too.
 
     Raises:
-        ValueError: If the name is of another form, or cannot be imported.
+        ValueError: If the name is of another form, cannot be imported, or what it names fails.
     """
     module, _, attribute = name.partition(":")
     if not module or not attribute:
@@ -88,9 +91,16 @@ def make_llm(name: str) -> Any:
         sys.path.append(os.getcwd())
     try:
         make = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"the language model {name!r} cannot be imported: {error}") from error
-    return make()
+    except Exception as error:  # whatever the user's module does when it is imported
+        raise ValueError(f"the language model {name!r} cannot be imported: {_told(error)}") from error
+    try:
+        return make()
+    except Exception as error:
+        raise ValueError(f"calling {name!r} for a language model failed: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def text_of(response: Any) -> str | None:

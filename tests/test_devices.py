@@ -1,0 +1,31 @@
+"""The memory of this process."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from qrag_retriever import devices
+
+
+def test_free_memory_is_handed_back_where_the_system_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(devices, "_malloc_trim", lambda: asked.append)
+    devices.release_free_memory()
+    assert asked == [0]
+    monkeypatch.setattr(devices, "_malloc_trim", lambda: None)
+    devices.release_free_memory()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_glibc_can_be_asked() -> None:
+    devices._malloc_trim.cache_clear()
+    devices.release_free_memory()
+
+
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices._malloc_trim.cache_clear()
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert devices._malloc_trim() is None
+    devices._malloc_trim.cache_clear()
