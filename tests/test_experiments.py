@@ -135,3 +135,68 @@ def test_the_speed_benchmark_counts_transitions_of_whole_updates(
         assert 0 <= row["recall_after"] <= 1
     assert np.isclose(figures["recall"][0]["recall_before"], figures["recall"][1]["recall_before"], atol=0.25)
     assert "transitions_per_second" in capsys.readouterr().out
+
+
+def called(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> None:
+    """Run a script as from the command line."""
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    importlib.import_module(name).main()
+
+
+def test_answers_only_trains_on_hotpotqa(
+    tiny_encoder: Path, tmp_path: Path, experiments: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_cards(monkeypatch)
+    for part in ("train", "dev"):
+        lines = [
+            {
+                "_id": f"{part}{i}", "type": "bridge" if i % 2 else "comparison", "question": f"Who made {part} {i}?",
+                "answer": f"Maker {i}", "supporting_facts": [[f"{part} {i}", 0]],
+                "context": [[f"{part} {i}", [f"Maker {i} made it."]], [f"Other {i}", ["A text."]]],
+            }
+            for i in range(40)
+        ]  # fmt: skip
+        put(tmp_path / "data", f"hotpotqa/hotpotqa_{part}.jsonl", lines)
+    answers_only = importlib.import_module("answers_only")
+    monkeypatch.setitem(answers_only.MODEL, "encoder", str(tiny_encoder))
+    original = answers_only.hotpotqa
+
+    def smaller(chosen: Any) -> Any:
+        settings, rest = original(chosen)
+        settings["model"]["num_layers"] = 1
+        settings["pqn"]["num_envs"] = 2
+        return settings, rest
+
+    monkeypatch.setattr(answers_only, "hotpotqa", smaller)
+    folders = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "out")]
+    called(monkeypatch, "answers_only", *folders, "--task", "hotpotqa", "--updates", "1", "--seeds", "1")
+    (row,) = json.loads((tmp_path / "out" / "answers_only_hotpotqa.json").read_text(encoding="utf-8"))
+    assert row["seed"] == 1
+    assert row["untrained"] == row["trained"] == 1.0, "two picks of two passages"
+
+
+def test_both_ways_on_from_a_warm_start_are_measured(
+    data: Path, tiny_encoder: Path, tmp_path: Path, experiments: None, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    without_cards(monkeypatch)
+    rl_gain = importlib.import_module("rl_gain")
+    settings = benchmark.recipe_of("ours", str(tiny_encoder), 2, 1, tmp_path, 1).model_dump()
+    settings["data"][0]["options"] = {"num_chunks": 10}
+    settings["warm_start"].update(num_updates=2, samples_per_update=2)
+    settings["run"].update(validation_samples=4, evaluate_updates=1)
+    monkeypatch.setattr(rl_gain, "read_recipe", lambda path: parse_recipe(settings))
+    put(data, "babi/en/qa2_two-supporting-facts_test.txt", "1 Mary took the milk.\n2 Where is the milk? \tgarden\t1\n")
+    put_books(data, "test", num_sentences=300)
+    called(
+        monkeypatch, "rl_gain", "--data", str(data), "--output", str(tmp_path / "out"), "--task", "2",
+        "--lengths", "1k", "--updates", "1", "--seeds", "1", "2",
+    )  # fmt: skip
+    rows = json.loads((tmp_path / "out" / "rl_gain.json").read_text(encoding="utf-8"))
+    assert [row["stage"] for row in rows] == list(rl_gain.STAGES) * 2
+    assert "1k: exact of PQN minus more warm start: " in capsys.readouterr().out
+    logs = {path.parent.name: path.read_text(encoding="utf-8") for path in (tmp_path / "out").glob("*/log.jsonl")}
+    assert '"stage": "pqn"' in logs["pqn-1"]
+    assert '"stage": "warm_start"' not in logs["pqn-1"]
+    assert '"stage": "warm_start"' in logs["more-1"]
+    assert '"stage": "pqn"' not in logs["more-1"]

@@ -127,6 +127,9 @@ class Trainer:
         self._exploded = _EXPLODED * max(1.0, *map(self._reward.most, samples)) ** 2
         self._networks = build_networks(recipe, start, samples, self._device)
         self.pair = self._networks.pair
+        if self._processes.rank:
+            # Networks begin alike, dropout differs.
+            torch.manual_seed(run.seed + self._processes.rank)
         self.state = RunState(recipe, self.pair, self._networks.log_temperature, self._networks.caches, self.mixture)
         self.stages = build_stages(recipe, self._networks, self._reward, self.mixture, self._processes)
         self._module = self._processes.parallel(_Loss(self.pair, self._networks.log_temperature))

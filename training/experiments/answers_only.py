@@ -17,8 +17,9 @@ from babi_reader import BabiReader
 from harness import MODEL, Measured, mean_and_spread, new_plot, noise_of_test, options, questions, save, save_plot
 
 from qrag_retriever.training.datasets import LENGTHS, open_source
+from qrag_retriever.training.evaluation import returns_of
 from qrag_retriever.training.recipe import parse_recipe
-from qrag_retriever.training.rewards import AnswerContainedReward, LLMAnswerReward, Outcome, false_positive_rate
+from qrag_retriever.training.rewards import AnswerContainedReward, LLMAnswerReward, false_positive_rate
 from qrag_retriever.training.run_folder import RunFolder
 from qrag_retriever.training.trainer import Trainer
 
@@ -39,7 +40,7 @@ def babi(chosen: Any) -> tuple[dict[str, Any], Any]:
 
 def hotpotqa(chosen: Any) -> tuple[dict[str, Any], Any]:
     """Share of dev questions with an answer paragraph among two picks, untrained and trained."""
-    reward = AnswerContainedReward()
+    reward = AnswerContainedReward(penalize_extra_steps=False)
     source = open_source("hotpotqa", chosen.data, "test", kinds=["bridge"])
     random = np.random.default_rng(0)
     samples = [source.sample(i, random) for i in range(len(source))]
@@ -60,8 +61,7 @@ def hotpotqa(chosen: Any) -> tuple[dict[str, Any], Any]:
 
     def answered(measured: Measured) -> float:
         picks = measured.picks([(sample, 2) for sample in usable])
-        return float(np.mean([one.reward for one in reward.judge(
-            [Outcome(p.sample, p.chunk_ids, last=True) for p in picks])]))  # fmt: skip
+        return float(np.mean([own[0] > 0 for own in returns_of(reward, picks, gamma=1.0)]))
 
     return settings, (AnswerContainedReward, answered)
 

@@ -1,4 +1,4 @@
-"""Ablate the positions of chunks: none, absolute, relative, at 1k to 128k tokens, trained at 4k.
+"""Ablate the positions of chunks: none, absolute, relative, at 1k to 128k tokens; trained as the recipe has it.
 
 python training/experiments/positions.py --data DATA --output runs/positions --task 2
 """
@@ -31,7 +31,7 @@ def main() -> None:
                 episodes = questions(chosen.data, chosen.task, length, noise, chosen.num_samples)
                 rows.append({"positions": kind, "seed": seed, "length": length, **measured.figures(episodes)})
             save(chosen.output, "positions", rows)
-    figure, axes = new_plot(f"BabiLong QA{chosen.task}, trained at 4k", "context length in tokens", "exact")
+    figure, axes = new_plot(f"BabiLong QA{chosen.task}, positions ablated", "context length in tokens", "exact")
     for kind in ("none", "absolute", "relative"):
         values = np.array(
             [[r["exact"] for r in rows if r["positions"] == kind and r["length"] == length] for length in lengths]
