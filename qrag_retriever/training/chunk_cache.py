@@ -13,8 +13,9 @@ _FIRST_CAPACITY = 1024
 class ChunkCache:
     """Embeds every text once in an era; an era is a number of updates after which all embeddings are thrown away.
 
-    Embeddings in here lag behind the network by at most one era. Picking from them is a little off-policy, and soft
-    values over them move slowly, as a target network's would; what a loss gives gradients to is embedded afresh.
+    Embeddings in here lag behind the network by at most one era. Where that is many updates, picking from them is a
+    little off-policy, and values over them move slowly, as a target network's would; what a loss gives gradients to is
+    embedded afresh.
     """
 
     def __init__(

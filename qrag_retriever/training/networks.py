@@ -60,7 +60,8 @@ class TrainedPair:
             frozen: What is not trained: nothing, the table of word embeddings (most of a small encoder's weights),
                 or all of the embedding layer.
             targets: Of which encoders moving averages are kept: of none, of the state encoder (values then look at
-                chunk embeddings that a `ChunkCache` holds, which lag behind by themselves), or of both.
+                chunk embeddings that a `ChunkCache` holds, which lag behind by themselves where an era is long), or of
+                both.
             compute_dtype: Number format of the arithmetic (autocast); None is float32. Weights stay float32.
             dropout: Of the live encoders wherever gradients are enabled; everything else runs without.
             plain_batches: Pad batches to powers of two as the paper's code does, never sort them by length, and embed

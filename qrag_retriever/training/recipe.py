@@ -145,7 +145,8 @@ class PQNSettings(Settings):
     targets: bool = Field(default=True, description="Whether values come from slowly moving target encoders.")
     target_chunks: Literal["cached", "encoder"] = Field(
         default="cached",
-        description="Chunk embeddings in values: the cached ones, or the target action encoder's own.",
+        description="Chunk embeddings in values: the cached ones (as old as run.refresh_updates lets them become), or "
+        "the target action encoder's own.",
     )
     tau: float = Field(default=0.05, gt=0, le=1, description="Share of the way that targets move per update.")
     twin_heads: bool = Field(default=True, description="Two Q-heads of half the embedding, or one of all of it.")
