@@ -22,6 +22,15 @@ def test_settings_of_an_encoder_s_pair(tiny_encoder: Path) -> None:
     assert starting_point(ModelSettings(encoder=str(tiny_encoder)), "cpu").config.stride == 20
 
 
+def test_normalised_embeddings_are_of_one_length(tiny_encoder: Path) -> None:
+    named = {"encoder": str(tiny_encoder), "normalize": True}
+    by_itself = starting_point(ModelSettings(**named), "cpu").scaled([QUESTION], STORY)
+    assert (by_itself.config.normalize, by_itself.config.output_scale) == (True, pytest.approx(1.0))
+    state, action = starting_point(ModelSettings(**named, output_scale=1.5), "cpu").scaled([QUESTION], STORY).encoders()
+    lengths = np.linalg.norm([*action.encode(STORY), *state.encode([(QUESTION, ())])], axis=1)
+    np.testing.assert_allclose(lengths, 1.5, rtol=1e-5)
+
+
 def test_a_model_folder_goes_on_as_it_was_saved(tmp_path: Path, model: QRAGModel) -> None:
     model.save_pretrained(tmp_path / "model")
     start = starting_point(ModelSettings(encoder=str(tmp_path / "model"), max_chunk_tokens=30), "cpu")
@@ -45,5 +54,7 @@ def test_what_a_trained_pair_cannot_unlearn_is_refused(tmp_path: Path, model: QR
         starting_point(ModelSettings(**named, positions="none"), "cpu")
     with pytest.raises(RecipeError, match=r"model\.state_order"):
         starting_point(ModelSettings(**named, state_order="retrieved"), "cpu")
+    with pytest.raises(RecipeError, match=r"model\.normalize"):
+        starting_point(ModelSettings(**named, normalize=not model.config.normalize), "cpu")
     start = starting_point(ModelSettings(**named, positions="relative", num_layers=1), "cpu")
     assert [encoder[0].auto_model.config.num_hidden_layers for encoder in (start.state, start.action)] == [1, 1]

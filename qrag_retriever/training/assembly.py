@@ -1,11 +1,12 @@
-"""The parts that a recipe asks for: networks with their chunk caches, and the stages that train them."""
+"""The parts that a recipe asks for: networks with their chunk caches, stages, loss and optimiser."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +18,13 @@ from qrag_retriever.training.data import Sample
 from qrag_retriever.training.networks import Targets, TrainedPair
 from qrag_retriever.training.pqn import PQNLearner
 from qrag_retriever.training.processes import Processes
-from qrag_retriever.training.recipe import Recipe
+from qrag_retriever.training.recipe import OptimizerSettings, Recipe
 from qrag_retriever.training.rewards import Reward, SupportingFactsReward
 from qrag_retriever.training.sampling import Mixture
 from qrag_retriever.training.stages import PQNStage, Stage, WarmStartStage
 from qrag_retriever.training.starting_point import StartingPoint
+from qrag_retriever.training.timing import Stopwatch
+from qrag_retriever.training.validation import Validation
 from qrag_retriever.training.warm_start import WarmStart
 
 # Of a document, to see how large embeddings are.
@@ -42,6 +45,24 @@ class Networks:
     pair: TrainedPair
     caches: dict[str, ChunkCache]
     log_temperature: torch.nn.Parameter
+
+
+class StageLoss(torch.nn.Module):
+    """The loss of an update as a module, so that DistributedDataParallel sees one forward pass for one backward."""
+
+    def __init__(self, pair: TrainedPair, log_temperature: torch.nn.Parameter) -> None:
+        super().__init__()
+        self.pair = pair
+        self.encoders = torch.nn.ModuleList([pair.state_encoder.model, pair.action_encoder.model])
+        self.log_temperature = log_temperature
+
+    def forward(self, stage: Stage, update: int, watch: Stopwatch, figures: dict[str, float]) -> torch.Tensor:
+        """Return the loss of an update of a stage; its figures are added to ``figures``."""
+        with self.pair.one_update():
+            loss, found = stage.loss(update, watch)
+        figures.update(found)
+        # Every weight must take part in every update, also the temperature that only the imitation uses.
+        return loss + 0.0 * self.log_temperature
 
 
 def build_networks(recipe: Recipe, start: StartingPoint, samples: Sequence[Sample], device: str) -> Networks:
@@ -104,6 +125,23 @@ def build_stages(
     return stages
 
 
+def build_optimizer(settings: OptimizerSettings, networks: Networks) -> torch.optim.Optimizer:
+    """Build the optimiser of a stage; the stage sets its learning rate at every update."""
+    groups: list[dict[str, Any]] = [
+        {"params": list(networks.pair.trainable().values())},
+        # Decay would draw the temperature to 1.
+        {"params": [networks.log_temperature], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups,
+        lr=0.0,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=networks.pair.device.type in ("cpu", "cuda"),
+    )
+
+
 def check_facts(recipe: Recipe, reward: Reward) -> None:
     """Raise `RecipeError` unless annotated facts are there for what goes by them."""
     if not isinstance(reward, SupportingFactsReward):
@@ -119,6 +157,27 @@ def check_facts(recipe: Recipe, reward: Reward) -> None:
                 f"data.{number}.withhold_supporting keeps the facts from a reward that goes by them; set it to false, "
                 "or reward.kind = 'answer_contained' or 'llm', with warm_start.num_updates = 0"
             )
+
+
+def warnings_of(drawn: Sequence[tuple[Sample, int]], validation: Validation) -> Iterator[str]:
+    """Say what a recipe asks for that nobody can want.
+
+    Args:
+        drawn: Some samples of the training data with their step limits.
+        validation: With all of its questions.
+    """
+    if not len(validation):
+        yield (
+            "no question is left for validation, so the last model is kept and has no calibrated min_q; name a file "
+            "in [[validation]]"
+        )
+    looked_at = [*drawn, *validation.episodes]
+    too_many = sum(len(sample.supporting or ()) > limit for sample, limit in looked_at)
+    if too_many:
+        yield (
+            f"{too_many} of the {len(looked_at)} questions looked at have more evidence than they get picks, and can "
+            f"never be complete; set a larger step_limit where the source is named"
+        )
 
 
 def _targets(recipe: Recipe) -> Targets:

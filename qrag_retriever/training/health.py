@@ -1,20 +1,26 @@
-"""Signs that PQN is about to collapse, and what to do about each.
+"""Signs that training is about to collapse, or has, and what to do about each.
 
-The signs: values beyond what the reward can pay, a loss that becomes noise, and validation that drops while the loss
-looks well. The thresholds are rules of thumb.
+The signs that warn: values beyond what the reward can pay, a loss that becomes noise, and validation that drops while
+the loss looks well. The thresholds are rules of thumb.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
+
+from qrag_retriever.errors import DivergedError
 
 _WINDOW = 20
 _OVERESTIMATED = 1.1
 _NOISIER = 10.0
 _DROPPED = 0.1
+# A loss this many times the square of the largest return is no noise.
+_EXPLODED = 1000.0
 
 
 class Health:
@@ -79,3 +85,39 @@ class Health:
             return ""
         self._reported.add(sign)
         return f"warning: {advice}."
+
+
+class LossGuard:
+    """Ends a stage whose loss or gradient is not finite any more, or has exploded."""
+
+    def __init__(self, most: float) -> None:
+        """Set the limit.
+
+        Args:
+            most: The largest return of an episode, in reward units.
+        """
+        self._limit = _EXPLODED * max(1.0, most) ** 2
+
+    def check_loss(self, loss: float, stage: str) -> None:
+        """Raise `DivergedError` unless the loss of an update is of a size that a loss can have."""
+        if not math.isfinite(loss) or abs(loss) > self._limit:
+            raise DivergedError(f"the loss of {stage} is {loss:.4g}")
+
+    def check_gradient(self, norm: float, stage: str) -> None:
+        """Raise `DivergedError` unless the norm of a gradient is finite."""
+        if not math.isfinite(norm):
+            raise DivergedError(f"the gradient of {stage} is not finite")
+
+
+def diverged(what: str, kept: Path | None) -> str:
+    """Say that training has stopped, what is left, and what to try.
+
+    Args:
+        what: What was seen, and when.
+        kept: Folder of the best model so far; None: there is none yet.
+    """
+    left = "" if kept is None else f", the best model so far is in {kept}"
+    return (
+        f"{what}; training has stopped{left}. Try a smaller learning rate, pqn.clip_values = true, a larger pqn.alpha "
+        "or a smaller pqn.tau; run.dtype = 'float32' rules out rounding"
+    )

@@ -49,6 +49,10 @@ class ModelSettings(Settings):
         description="Position units between segments; nine tenths of them tell the chunks of a segment apart.",
     )
     state_order: StateOrder = "document"
+    normalize: bool = Field(
+        default=False,
+        description="Scale embeddings to length 1 before output_scale: Q-values then lie within its square.",
+    )
     output_scale: float | None = Field(
         default=None, gt=0, description="Factor on embeddings; None: Q-values of the untrained pair reach about 1."
     )

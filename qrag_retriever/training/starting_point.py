@@ -73,7 +73,7 @@ def starting_point(settings: ModelSettings, device: str) -> StartingPoint:
 
     Raises:
         RecipeError: If the encoder cannot be loaded, has no transformer to feed or too few layers, or if a Q-RAG model
-            was trained with other positions or another order of picks in the state.
+            was trained with other positions, another order of picks in the state, or another normalisation.
         ModelFolderError: If a model folder is damaged.
     """
     overrides: dict[str, Any] = {
@@ -98,7 +98,7 @@ def starting_point(settings: ModelSettings, device: str) -> StartingPoint:
                 device="cpu",
                 positions=settings.positions,
                 state_order=settings.state_order,
-                normalize=False,
+                normalize=settings.normalize,
                 **overrides,
             )
         except (OSError, ValueError) as error:
@@ -119,7 +119,7 @@ def starting_point(settings: ModelSettings, device: str) -> StartingPoint:
 
 def _check_same(settings: ModelSettings, config: QRAGConfig) -> None:
     """Raise if the recipe asks for what a trained pair does not have, and cannot unlearn."""
-    for key in ("positions", "state_order"):
+    for key in ("positions", "state_order", "normalize"):
         wanted, own = getattr(settings, key), getattr(config, key)
         if key in settings.model_fields_set and wanted != own:
             raise RecipeError(

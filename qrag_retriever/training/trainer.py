@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,19 @@ import torch
 from qrag_retriever.devices import choose_device, release_free_memory
 from qrag_retriever.errors import DivergedError, RecipeError, RewardError
 from qrag_retriever.model import QRAGModel
-from qrag_retriever.training.assembly import build_networks, build_stages, check_facts
+from qrag_retriever.training.assembly import (
+    StageLoss,
+    build_networks,
+    build_optimizer,
+    build_stages,
+    check_facts,
+    warnings_of,
+)
 from qrag_retriever.training.best_model import BestModel
 from qrag_retriever.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from qrag_retriever.training.data import DEFAULT_CHUNK_TOKENS, Sample
-from qrag_retriever.training.health import Health
+from qrag_retriever.training.data import DEFAULT_CHUNK_TOKENS
+from qrag_retriever.training.health import Health, LossGuard, diverged
 from qrag_retriever.training.logs import RunLog
-from qrag_retriever.training.networks import TrainedPair
 from qrag_retriever.training.opening import open_reward, open_tasks
 from qrag_retriever.training.processes import Processes
 from qrag_retriever.training.recipe import Recipe
@@ -38,8 +43,6 @@ from qrag_retriever.training.stop_signals import StopSignals
 from qrag_retriever.training.timing import Stopwatch
 from qrag_retriever.training.validation import Validation
 
-# A loss this many times the square of the largest return is no noise.
-_EXPLODED = 1000.0
 _SAMPLES_FOR_SCALE = 8
 # Handing free memory back costs the next update what it takes to get it again.
 _TRIMMED_UPDATES = 10
@@ -51,23 +54,6 @@ class Interrupted(Exception):  # noqa: N818 - no error: the run can go on
     def __init__(self, signal_number: int, checkpoint: Path) -> None:
         super().__init__(f"stopped by {signal.Signals(signal_number).name}; go on with --resume from {checkpoint}")
         self.signal_number = signal_number
-
-
-class _Loss(torch.nn.Module):
-    """The loss of an update as a module, so that DistributedDataParallel sees one forward pass for one backward."""
-
-    def __init__(self, pair: TrainedPair, log_temperature: torch.nn.Parameter) -> None:
-        super().__init__()
-        self.pair = pair
-        self.encoders = torch.nn.ModuleList([pair.state_encoder.model, pair.action_encoder.model])
-        self.log_temperature = log_temperature
-
-    def forward(self, stage: Stage, update: int, watch: Stopwatch, figures: dict[str, float]) -> torch.Tensor:
-        with self.pair.one_update():
-            loss, found = stage.loss(update, watch)
-        figures.update(found)
-        # Every weight must take part in every update, also the temperature that only the imitation uses.
-        return loss + 0.0 * self.log_temperature
 
 
 class Trainer:
@@ -123,8 +109,8 @@ class Trainer:
         drawn = [self.mixture.draw(np.random.default_rng([run.seed, 0, i])) for i in range(_SAMPLES_FOR_SCALE)]
         samples = [sample for sample, _ in drawn]
         self._modes = {sample.mode for sample in samples}
-        self._warnings = list(_warnings(drawn, self.validation))
-        self._exploded = _EXPLODED * max(1.0, *map(self._reward.most, samples)) ** 2
+        self._warnings = list(warnings_of(drawn, self.validation))
+        self._guard = LossGuard(max(map(self._reward.most, samples)))
         self._networks = build_networks(recipe, start, samples, self._device)
         self.pair = self._networks.pair
         if self._processes.rank:
@@ -132,7 +118,7 @@ class Trainer:
             torch.manual_seed(run.seed + self._processes.rank)
         self.state = RunState(recipe, self.pair, self._networks.log_temperature, self._networks.caches, self.mixture)
         self.stages = build_stages(recipe, self._networks, self._reward, self.mixture, self._processes)
-        self._module = self._processes.parallel(_Loss(self.pair, self._networks.log_temperature))
+        self._module = self._processes.parallel(StageLoss(self.pair, self._networks.log_temperature))
         self._best = BestModel(self._folder.model, self.pair, self.validation, self.state, self.mixture.tasks, run.keep)
         if recipe.validation and not len(self.validation):
             raise RecipeError(
@@ -236,7 +222,7 @@ class Trainer:
 
     def _run_stage(self, number: int, log: RunLog, checkpoint: Checkpoint | None) -> None:
         stage, run = self.stages[number], self.recipe.run
-        optimizer = self._optimizer()
+        optimizer = build_optimizer(self.recipe.optimizer, self._networks)
         done = 0
         if checkpoint is not None:
             done = self.state.restore_stage(stage, optimizer, checkpoint)
@@ -271,14 +257,14 @@ class Trainer:
             last = part == stage.accumulate - 1
             module: Any = self._module
             with module.no_sync() if self._processes.size > 1 and not last else contextlib.nullcontext():
-                loss: Any = self._loss(module, stage, done, figures)
+                loss: Any = module(stage, done, self._watch, figures)
+                self._guard.check_loss(float(loss.detach()), stage.name)
                 with self._watch("backward"):
                     (loss / stage.accumulate).backward()
         with self._watch("optimizer"):
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             norm = torch.nn.utils.clip_grad_norm_(weights, self.recipe.optimizer.max_gradient_norm)
-            if not bool(torch.isfinite(norm)):
-                raise DivergedError(self._advice(f"the gradient of update {done} of {stage.name} is not finite"))
+            self._guard.check_gradient(float(norm), stage.name)
             for group in optimizer.param_groups:
                 group["lr"] = stage.learning_rate(done)
             optimizer.step()
@@ -298,6 +284,9 @@ class Trainer:
         before = stage.state()
         try:
             self._update(stage, done, optimizer, log)
+        except DivergedError as error:
+            kept = self._folder.model if self.state.best["step"] >= 0 else None
+            raise DivergedError(diverged(f"{error} at update {self.state.step}", kept)) from error
         except RewardError as error:
             if self._processes.size > 1:
                 raise  # the others are in the middle of the update
@@ -315,39 +304,6 @@ class Trainer:
         self.mixture.era = self.state.step // self.recipe.run.refresh_updates
         for cache in self._networks.caches.values():
             cache.clear()
-
-    def _loss(self, module: Any, stage: Stage, done: int, figures: dict[str, float]) -> torch.Tensor:
-        try:
-            loss: torch.Tensor = module(stage, done, self._watch, figures)
-        except DivergedError as error:
-            raise DivergedError(self._advice(f"{error} at update {self.state.step}")) from error
-        value = float(loss.detach())
-        if not math.isfinite(value) or abs(value) > self._exploded:
-            raise DivergedError(self._advice(f"the loss of {stage.name} is {value:.4g} at update {self.state.step}"))
-        return loss
-
-    def _advice(self, what: str) -> str:
-        kept = f"the best model so far is in {self._folder.model}" if self.state.best["step"] >= 0 else ""
-        return (
-            f"{what}; training has stopped{', ' + kept if kept else ''}. Try a smaller learning rate, "
-            "pqn.clip_values = true, a larger pqn.alpha or a smaller pqn.tau; run.dtype = 'float32' rules out rounding"
-        )
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        settings = self.recipe.optimizer
-        groups: list[dict[str, Any]] = [
-            {"params": list(self.pair.trainable().values())},
-            # Decay would draw the temperature to 1.
-            {"params": [self._networks.log_temperature], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(
-            groups,
-            lr=0.0,
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            fused=self.pair.device.type in ("cpu", "cuda"),
-        )
 
     def _validate(self, stage: Stage, log: RunLog) -> None:
         """Measure on validation in the first process; all of them know the outcome, and decide alike by it."""
@@ -386,22 +342,7 @@ class Trainer:
     def one_update(self, stage: Stage) -> float:
         """Carry out the first update of a stage and return the seconds it took; for estimates, changes the weights."""
         start = time.perf_counter()
-        self._update(stage, 0, self._optimizer(), RunLog(self.output, tensorboard=False, silent=True))
+        optimizer = build_optimizer(self.recipe.optimizer, self._networks)
+        self._update(stage, 0, optimizer, RunLog(self.output, tensorboard=False, silent=True))
         self.state.step += 1
         return time.perf_counter() - start
-
-
-def _warnings(drawn: Sequence[tuple[Sample, int]], validation: Validation) -> Iterator[str]:
-    """Say what a recipe asks for that nobody can want."""
-    if not len(validation):
-        yield (
-            "no question is left for validation, so the last model is kept and has no calibrated min_q; name a file "
-            "in [[validation]]"
-        )
-    looked_at = [*drawn, *validation.episodes]
-    too_many = sum(len(sample.supporting or ()) > limit for sample, limit in looked_at)
-    if too_many:
-        yield (
-            f"{too_many} of the {len(looked_at)} questions looked at have more evidence than they get picks, and can "
-            f"never be complete; set a larger step_limit where the source is named"
-        )
