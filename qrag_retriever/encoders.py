@@ -172,15 +172,24 @@ class ActionEncoder(Encoder):
 
     def encode(self, texts: Sequence[str], show_progress: bool | None = None) -> np.ndarray:
         """Embed chunks: shape (B, D), float32. Warns once, with a count, about chunks that had to be cut."""
+        embeddings, num_cut = self.embed(texts, show_progress)
+        self.warn_of_cut(num_cut, len(texts))
+        return embeddings
+
+    def embed(self, texts: Sequence[str], show_progress: bool | None = None) -> tuple[np.ndarray, int]:
+        """Embed chunks: shape (B, D), float32; also return how many had to be cut."""
         sequences, num_cut = self.tokenize(texts)
+        return self._embed(sequences, show_progress), num_cut
+
+    def warn_of_cut(self, num_cut: int, num_texts: int) -> None:
+        """Warn that some of the chunks had to be cut, if any."""
         if num_cut:
             logger.warning(
                 "%d of %d chunks are longer than %d tokens; only their beginning is embedded. Split them smaller.",
                 num_cut,
-                len(texts),
+                num_texts,
                 self._limit,
             )
-        return self._embed(sequences, show_progress)
 
 
 class StateEncoder(Encoder):

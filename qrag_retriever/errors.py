@@ -11,6 +11,10 @@ class ModelFolderError(ValueError):
     """A folder is not a readable model: foreign, incomplete, or of a newer format."""
 
 
+class CacheError(ValueError):
+    """A file is not a readable embedding cache: foreign, damaged, or of a newer format."""
+
+
 class ModelMismatchError(ValueError):
     """An index was built by another model than the one it is used with."""
 

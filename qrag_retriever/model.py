@@ -14,10 +14,12 @@ import numpy as np
 
 from qrag_retriever import reference_checkpoint
 from qrag_retriever._files import whole_folder
+from qrag_retriever.bulk import Workers, embed_texts, worker_devices
 from qrag_retriever.checks import check_list, check_text, json_culprit
 from qrag_retriever.config import CONFIG_NAME, QRAGConfig
 from qrag_retriever.default_model import BUNDLED, local_name
 from qrag_retriever.devices import Dtype, choose_device, choose_dtype
+from qrag_retriever.embedding_cache import EmbeddingCache
 from qrag_retriever.encoders import ActionEncoder, StateEncoder, keep_layers
 from qrag_retriever.errors import ModelFolderError
 from qrag_retriever.model_card import model_card
@@ -68,6 +70,8 @@ class QRAGModel:
         source: ModelSource | None = None,
         device: str | None = None,
         dtype: Dtype | None = None,
+        cache: str | Path | EmbeddingCache | None = None,
+        workers: Workers = None,
     ) -> None:
         """Use the constructors `from_pretrained` and `from_encoder` instead.
 
@@ -77,9 +81,13 @@ class QRAGModel:
             source: Where the pair can be had again, if anywhere.
             device: "cpu", "cuda", "mps", ...; None takes the best one there is.
             dtype: See `from_pretrained`.
+            cache: See `from_pretrained`.
+            workers: See `from_pretrained`.
         """
         self.config = config
         self.source = source
+        self.cache = cache if cache is None or isinstance(cache, EmbeddingCache) else EmbeddingCache(cache)
+        self._devices = worker_devices(workers)
         self._load_pair = load_pair
         self._device = device
         self._dtype = dtype
@@ -94,6 +102,8 @@ class QRAGModel:
         device: str | None = None,
         dtype: Dtype | None = None,
         revision: str | None = None,
+        cache: str | Path | EmbeddingCache | None = None,
+        workers: Workers = None,
         **config_overrides: Any,
     ) -> QRAGModel:
         """Load a trained model.
@@ -105,6 +115,10 @@ class QRAGModel:
             dtype: "float32" (default), "bfloat16", "float16", or "auto": bfloat16 where the device computes it
                 natively, else float32.
             revision: Branch, tag or commit of a hub id.
+            cache: A file that keeps embeddings of chunks: what has been embedded once, by this model and in this
+                dtype, is read from then on, and indexing that was killed goes on where it was.
+            workers: Processes that embed chunks where there are thousands: their number (on the processor), or the
+                device of each, ``["cuda:0", "cuda:1"]``.
             **config_overrides: Fields of `QRAGConfig` to replace.
 
         Raises:
@@ -129,7 +143,7 @@ class QRAGModel:
                     f"{name_or_path} is a plain encoder without {CONFIG_NAME}; use QRAGModel.from_encoder for it"
                 )
             config, loader = QRAGConfig.read(folder), read_pair
-        return cls(config.replaced(**config_overrides), lambda: loader(folder), source, device, dtype)
+        return cls(config.replaced(**config_overrides), lambda: loader(folder), source, device, dtype, cache, workers)
 
     @classmethod
     def from_encoder(
@@ -138,6 +152,8 @@ class QRAGModel:
         num_layers: int | None = None,
         device: str | None = None,
         dtype: Dtype | None = None,
+        cache: str | Path | EmbeddingCache | None = None,
+        workers: Workers = None,
         **options: Any,
     ) -> QRAGModel:
         """Make an untrained pair from any sentence-transformers encoder: both halves are that encoder.
@@ -150,6 +166,8 @@ class QRAGModel:
             num_layers: Keep only the first layers of the transformer; None keeps all.
             device: As in `from_pretrained`.
             dtype: As in `from_pretrained`.
+            cache: As in `from_pretrained`.
+            workers: As in `from_pretrained`.
             **options: Fields of `QRAGConfig` to replace; anything else goes to ``SentenceTransformer``.
 
         Raises:
@@ -176,7 +194,7 @@ class QRAGModel:
         if num_layers is not None:
             keep_layers(encoder, num_layers)
         config = untrained_config(encoder).replaced(**overrides)
-        return cls(config, lambda: (encoder, encoder), source, device, dtype)
+        return cls(config, lambda: (encoder, encoder), source, device, dtype, cache, workers)
 
     @property
     def device(self) -> str:
@@ -212,7 +230,25 @@ class QRAGModel:
         check_list(texts, "texts")
         for i, text in enumerate(texts):
             check_text(text, f"text {i}")
-        return self.action_encoder.encode(texts, show_progress)
+        if self.cache is None and not self._devices:
+            return self.action_encoder.encode(texts, show_progress)
+        identity = f"{self.fingerprint()} {next(self.action_encoder.model.parameters()).dtype}"
+        embeddings, num_cut = embed_texts(
+            self, identity, texts, self.config.dim, self.cache, self._devices, show_progress
+        )
+        self.action_encoder.warn_of_cut(num_cut, len(texts))
+        return embeddings
+
+    def embed_block(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
+        """Embed chunks without cache and workers: (M, D), float32; also return how many had to be cut."""
+        return self.action_encoder.embed(texts, show_progress=False)
+
+    def moved(self, device: str) -> QRAGModel:
+        """Return this model on another device, with encoders of its own, without cache and workers."""
+        state = copy.deepcopy({**self.__getstate__(), "device": device, "cache": None, "workers": None})
+        model = QRAGModel.__new__(QRAGModel)
+        model.__setstate__(state)
+        return model
 
     def fingerprint(self) -> str:
         """Identify everything that decides embeddings: weights of both encoders and the fields that matter.
@@ -278,7 +314,8 @@ class QRAGModel:
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the source if there is one, else the encoders; locks and loaders stay behind."""
         kept: dict[str, Any] = {
-            "config": self.config, "source": self.source, "device": self._device, "dtype": self._dtype
+            "config": self.config, "source": self.source, "device": self._device, "dtype": self._dtype,
+            "cache": self.cache, "workers": self._devices or None,
         }  # fmt: skip
         if self.source is None:
             kept["pair"] = tuple(encoder.model for encoder in self._loaded())
@@ -294,7 +331,8 @@ class QRAGModel:
             model = source.load(device="cpu")
             return model.state_encoder.model, model.action_encoder.model
 
-        self.__init__(state["config"], load_pair, source, state["device"], state["dtype"])  # type: ignore[misc]
+        kept = (state[name] for name in ("device", "dtype", "cache", "workers"))
+        self.__init__(state["config"], load_pair, source, *kept)  # type: ignore[misc]
 
     def __repr__(self) -> str:
         """Name the source and the settings that matter most."""

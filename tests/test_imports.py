@@ -10,8 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "qrag_retriever"
 LINES = [
     ["errors", "checks", "_extras", "_files", "positions", "rotary", "state"],
-    ["records", "devices", "default_model"],
-    ["filters", "layout", "q_values", "scan", "config", "selection"],
+    ["records", "devices", "default_model", "embedding_cache"],
+    ["filters", "layout", "q_values", "scan", "config", "selection", "bulk"],
     ["encoders", "transaction", "model_card", "compact", "reference_checkpoint"],
     ["pair", "storage"],
     ["model", "sources"],

@@ -167,7 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--environments", type=int, nargs="+", default=[4, 32])
     parser.add_argument("--rounds", type=int, default=3, help="runs of each mode, in turn")
     parser.add_argument("--warm-start-updates", type=int, default=60, help="of the pair that all runs start from")
-    parser.add_argument("--recall-updates", type=int, default=20, help="PQN updates of 32 environments; 0: no recall")
+    parser.add_argument("--recall-updates", type=int, default=60, help="PQN updates before recall; 0: no recall")
+    parser.add_argument("--recall-environments", type=int, default=4, help="environments of these updates")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--json", type=Path, help="write all figures here")
     options = parser.parse_args(arguments)
@@ -179,7 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show(speed)
         recall: Rows = []
         if options.recall_updates:
-            recall = measure_recall(options.data, start, 32, options.recall_updates, options.seeds)
+            recall = measure_recall(
+                options.data, start, options.recall_environments, options.recall_updates, options.seeds
+            )
             show(recall)
     if options.json:
         options.json.write_text(json.dumps({"speed": speed, "recall": recall}, indent=2) + "\n", encoding="utf-8")
