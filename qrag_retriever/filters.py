@@ -5,6 +5,7 @@ LlamaIndex objects are recognised by their attributes, so that no framework is i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -50,6 +51,16 @@ def single_document(filters: Filters) -> str | None:
     if getattr(filters, "key", None) == DOCUMENT_KEY and _value_of(filters.operator) in ("==", "in"):
         return _one_document(filters.value)
     return None
+
+
+def filters_key(filters: Filters) -> str | None:
+    """Return what filters say, as a key of a cache; None where that cannot be told (callables, foreign objects)."""
+    try:
+        if hasattr(filters, "model_dump_json"):
+            return str(filters.model_dump_json())
+        return json.dumps(filters, sort_keys=True)
+    except (TypeError, ValueError):
+        return None
 
 
 def _one_document(value: Any) -> str | None:

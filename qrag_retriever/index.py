@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from qrag_retriever.backing import FolderBacking, MemoryBacking
+from qrag_retriever.batching import Batcher
 from qrag_retriever.checks import check_at_least_one, check_list
 from qrag_retriever.config import Mode, QRAGConfig
 from qrag_retriever.devices import Dtype, choose_device
@@ -70,6 +71,8 @@ class ChunkIndex:
         self._view = view
         self._model = model
         self._lock = threading.RLock()
+        # Of the index and not of a retriever, so that all its retrievers' searches come together.
+        self.batcher: Batcher[Any, Any] = Batcher()
 
     @classmethod
     def from_texts(

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
+from qrag_retriever.batching import off_the_loop, waiting_threads
 from qrag_retriever.config import Mode
 from qrag_retriever.devices import Dtype
 from qrag_retriever.filters import Filters
@@ -50,6 +52,7 @@ class _Settings(BaseModel):
     beam_width: int = Field(default=1, ge=1, strict=True)
     order: Order = "retrieved"
     filters: Any = None
+    batch_wait_ms: float = Field(default=0.0, ge=0)
     score_key: str | None = "score"
     hop_key: str | None = "qrag_hop"
     # LlamaIndex's own attributes; they must be fields to exist on a pydantic object.
@@ -261,7 +264,7 @@ class _Settings(BaseModel):
             filters: In place of the retriever's, this time.
             min_q: In place of the retriever's, this time.
         """
-        return self._selector(k, filters, min_q).select(query)
+        return self._selected(self._selector(k, filters, min_q), query)[0]
 
     def search_many(
         self, queries: Sequence[str], k: int | None = None, filters: Filters | None = None, min_q: MinQ = None
@@ -273,7 +276,7 @@ class _Settings(BaseModel):
         self, query: str, k: int | None = None, filters: Filters | None = None, min_q: MinQ = None
     ) -> Selection:
         """Do as `search`, off the event loop."""
-        return await asyncio.to_thread(self.search, query, k, filters, min_q)
+        return await off_the_loop(self._executor, self.search, query, k, filters, min_q)
 
     def add_texts(
         self,
@@ -321,6 +324,19 @@ class _Settings(BaseModel):
             filters=self.filters if filters is None else filters,
         )
 
+    def _selected(
+        self, selector: MultiStepSelector, query: str, first_state: np.ndarray | None = None
+    ) -> tuple[Selection, tuple[Record, ...]]:
+        """Search, together with others that come at the same time if that was asked for."""
+        if not self.batch_wait_ms:
+            return selector.select_records(query, first_state)
+        return selector.select_together(query, first_state, self.batch_wait_ms / 1000)
+
+    @property
+    def _executor(self) -> ThreadPoolExecutor | None:
+        """Threads for searches of an event loop; None: its own, of which there may be too few to make a batch."""
+        return waiting_threads() if self.batch_wait_ms else None
+
     def _ordered_search(
         self,
         query: str,
@@ -330,7 +346,7 @@ class _Settings(BaseModel):
         first_state: np.ndarray | None = None,
     ) -> tuple[Selection, tuple[Record, ...], list[int]]:
         """Search; also return the steps' records, and their numbers in the order that the frameworks show them."""
-        selection, records = self._selector(k, filters, min_q).select_records(query, first_state)
+        selection, records = self._selected(self._selector(k, filters, min_q), query, first_state)
         places = list(range(len(selection.steps)))
         if self.order == "document":
             places.sort(key=lambda place: selection.steps[place].chunk_id)
@@ -350,6 +366,8 @@ class QRAGRetriever(_Settings, LangChainSide, LlamaIndexSide):
         order: "retrieved" returns chunks in the order of picking, "document" as they stand in the document. Affects
             what the frameworks return, never ``Selection.steps``.
         filters: LlamaIndex ``MetadataFilters``, a dict, or a callable on metadata.
+        batch_wait_ms: For servers: searches that come from other threads or tasks within so many milliseconds, or while
+            others are under way, are done together, which takes far less time for each. 0: every search for itself.
         score_key: Metadata key of a LangChain document that gets the Q-value of its own hop; None leaves it out.
             Scores are not monotone over hops.
         hop_key: Metadata key of a document or node that gets its hop, from 1; None leaves it out. Consumers that
@@ -375,6 +393,7 @@ class QRAGRetriever(_Settings, LangChainSide, LlamaIndexSide):
             beam_width: int = 1,
             order: Order = "retrieved",
             filters: Filters | None = None,
+            batch_wait_ms: float = 0.0,
             score_key: str | None = "score",
             hop_key: str | None = "qrag_hop",
             callback_manager: Any = None,

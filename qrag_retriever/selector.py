@@ -11,7 +11,7 @@ import numpy as np
 
 from qrag_retriever.checks import check_at_least_one, check_list, check_text
 from qrag_retriever.errors import IndexFolderError
-from qrag_retriever.filters import Filters
+from qrag_retriever.filters import Filters, filters_key
 from qrag_retriever.index import ChunkIndex
 from qrag_retriever.records import Record
 from qrag_retriever.selection import Selection, Step, StopReason
@@ -119,8 +119,32 @@ class MultiStepSelector:
 
     def select_records(self, query: str, first_state: np.ndarray | None = None) -> tuple[Selection, tuple[Record, ...]]:
         """Search for one query; also return the records of its steps, as the version that was searched has them."""
-        (path,) = self._search([query], [first_state])
-        return _selection(path), path.records
+        return self.select_many_records([query], [first_state])[0]
+
+    def select_together(
+        self, query: str, first_state: np.ndarray | None = None, wait: float = 0.005
+    ) -> tuple[Selection, tuple[Record, ...]]:
+        """Do as `select_records`, in one batch with the searches of other threads over this index.
+
+        Only searches with the same settings come together. Picks the same chunks as alone where Q-values differ by more
+        than 1e-5.
+
+        Args:
+            query: The question, not empty.
+            first_state: As in `select`.
+            wait: Seconds that the first search of a batch waits for others, at most.
+        """
+        # A wrong query must not fail the others'.
+        check_query(query)
+        item = query, self._checked_first_state(first_state)
+        filters = filters_key(self.filters)
+        # Sampling goes on with a stream of its own.
+        own = id(self) if self.temperature is not None else None
+        kind = (self.k, self.min_q, self.beam_width, self.rank_by, filters or id(self.filters), own)
+        found: tuple[Selection, tuple[Record, ...]] = self.index.batcher.run(
+            kind, lambda items: self.select_many_records(*zip(*items, strict=True)), item, wait
+        )
+        return found
 
     def select_many(
         self, queries: Sequence[str], first_states: Sequence[np.ndarray | None] | None = None
@@ -130,7 +154,14 @@ class MultiStepSelector:
         Picks the same chunks as `select` one by one where Q-values differ by more than 1e-5.
         """
         check_list(queries, "queries")
-        return [_selection(path) for path in self._search(queries, first_states or [None] * len(queries))]
+        found = self.select_many_records(queries, first_states or [None] * len(queries))
+        return [selection for selection, _ in found]
+
+    def select_many_records(
+        self, queries: Sequence[str], first_states: Sequence[np.ndarray | None]
+    ) -> list[tuple[Selection, tuple[Record, ...]]]:
+        """Do as `select_many`, and also return the records of the steps."""
+        return [(_selection(path), path.records) for path in self._search(queries, first_states)]
 
     def _search(self, queries: Sequence[str], first_states: Sequence[np.ndarray | None]) -> list[_Path]:
         """Return the best path of each query."""

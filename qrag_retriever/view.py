@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from qrag_retriever.config import Mode, Positions
-from qrag_retriever.filters import Filters, compile_filters, single_document
+from qrag_retriever.filters import Filters, compile_filters, filters_key, single_document
 from qrag_retriever.layout import Layout
 from qrag_retriever.positions import Runs, absolute_runs, relative_runs, uniform_run
 from qrag_retriever.records import Record
@@ -207,7 +206,7 @@ class IndexView:
         return part
 
     def _mask(self, filters: Filters) -> np.ndarray:
-        key = _content_key(filters)
+        key = filters_key(filters)
         mask = self._masks.get(key) if key is not None else None
         if mask is None:
             allows = compile_filters(filters)
@@ -246,13 +245,3 @@ class IndexView:
     def _exact_rows(self, chunk_ids: np.ndarray) -> np.ndarray:
         vectors = self.source.vectors(self.global_ids(chunk_ids))
         return rotate_forward(vectors, chunk_ids) if self.geometry.placed == "absolute" else vectors
-
-
-def _content_key(filters: Filters) -> str | None:
-    """Return what filters say, as a key of a cache; None where that cannot be told (callables, foreign objects)."""
-    try:
-        if hasattr(filters, "model_dump_json"):
-            return str(filters.model_dump_json())
-        return json.dumps(filters, sort_keys=True)
-    except (TypeError, ValueError):
-        return None

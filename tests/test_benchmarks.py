@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qrag_retriever import QRAGModel
+from qrag_retriever.benchmarks import concurrency
 from qrag_retriever.benchmarks.rivals import RotateEveryChunk, floors
 from qrag_retriever.benchmarks.search import main, random_matrix
 from qrag_retriever.benchmarks.timing import side_by_side
@@ -55,3 +57,24 @@ def test_an_unknown_section_is_named(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         main(["speed"])
     assert "unknown sections ['speed']" in capsys.readouterr().err
+
+
+def test_many_users_are_timed_and_must_agree(
+    tmp_path: Path, model: QRAGModel, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.save_pretrained(tmp_path / "model")
+    arguments = ["--model", str(tmp_path / "model"), "--chunks", "30", "--questions", "8", "--users", "4"]
+    concurrency.main([*arguments, "--rounds", "1", "--processes", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    named = [line.split("|")[1].strip() for line in lines[2:8]]
+    assert named == [
+        "one after the other", "search_many, 4 at once", "4 threads", "4 threads, joined", "4 tasks", "4 tasks, joined"
+    ]  # fmt: skip
+    assert all(float(line.split("|")[2]) > 0 for line in lines[2:8])
+    assert lines[3].split("|")[3].strip() == "1.00"
+    assert lines[-1].startswith("1 processes over one folder: ")
+    monkeypatch.setattr(
+        concurrency.QRAGRetriever, "search_many", lambda self, asked: [self.search("rain")] * len(asked)
+    )
+    with pytest.raises(AssertionError, match=r"search_many, 4 at once.: [1-8]"):
+        concurrency.main([*arguments, "--rounds", "1", "--processes", "0"])

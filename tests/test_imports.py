@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "qrag_retriever"
 LINES = [
-    ["errors", "checks", "_extras", "_files", "positions", "rotary", "state"],
+    ["errors", "checks", "batching", "_extras", "_files", "positions", "rotary", "state"],
     ["records", "devices", "default_model", "embedding_cache"],
     ["filters", "layout", "q_values", "scan", "config", "selection", "bulk"],
     ["encoders", "transaction", "model_card", "compact", "reference_checkpoint"],

@@ -55,7 +55,7 @@ class LangChainSide(DocumentIndex):
         min_q: float | Literal["auto"] | None = None,
     ) -> list[Document]:
         return await run_in_executor(
-            None,
+            self._executor,  # type: ignore[attr-defined]
             self._get_relevant_documents,
             query,
             run_manager=run_manager.get_sync(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +23,7 @@ from llama_index.core.schema import (
     TextNode,
 )
 
+from qrag_retriever.batching import off_the_loop
 from qrag_retriever.records import Record
 
 
@@ -103,7 +103,7 @@ class LlamaIndexSide(BaseRetriever):
         return [self._node(records[place], selection.steps[place].q_value, place + 1) for place in order]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        return await asyncio.to_thread(self._retrieve, query_bundle)
+        return await off_the_loop(self._executor, self._retrieve, query_bundle)  # type: ignore[attr-defined]
 
     def _first_state(self, query_bundle: QueryBundle) -> np.ndarray | None:
         """Return what the bundle says is to be embedded in place of the question, for the first hop (HyDE)."""
