@@ -20,7 +20,6 @@ from qrag_retriever.index_model import IndexModel, ModelLike, check_dim, embed, 
 from qrag_retriever.layout import Layout
 from qrag_retriever.model import QRAGModel
 from qrag_retriever.positions import DEFAULT_STRIDE
-from qrag_retriever.q_values import q_values
 from qrag_retriever.records import Record, check_records, records_from_texts
 from qrag_retriever.scan import ScanKind
 from qrag_retriever.scan.factory import choose_kind
@@ -339,9 +338,7 @@ class ChunkIndex:
 
     def q_values(self, state_embedding: np.ndarray, picked: Sequence[int] = ()) -> np.ndarray:
         """Score every chunk in one state, (N,), float32; picked chunks are not left out. For plots and checks."""
-        view = self._view
-        vectors = view.source.vectors(np.arange(len(view)))
-        return np.asarray(q_values(np.asarray(state_embedding, np.float32), vectors, view.positions(picked)))
+        return self._view.q_values(np.asarray(state_embedding, np.float32), picked)
 
     def get(self, ids: Sequence[str]) -> list[Record]:
         """Read records by id; ids that are not in the index are left out."""

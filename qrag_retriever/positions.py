@@ -32,6 +32,12 @@ class Runs(NamedTuple):
         """Return the position of one chunk."""
         return int(self.positions[np.searchsorted(self.edges, chunk_id, side="right") - 1])
 
+    def between(self, first: int, stop: int) -> Runs:
+        """Return the runs of the chunks in ``[first, stop)`` alone, counted from ``first``; at least one chunk."""
+        low = int(np.searchsorted(self.edges, first, side="right")) - 1
+        high = int(np.searchsorted(self.edges, stop, side="left"))
+        return Runs(np.clip(self.edges[low : high + 1], first, stop) - first, self.positions[low:high])
+
     def expand(self) -> np.ndarray:
         """Return the position of every chunk, shape (num_chunks,), int64."""
         return np.repeat(self.positions, np.diff(self.edges))

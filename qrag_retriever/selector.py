@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -14,8 +14,10 @@ from qrag_retriever.errors import IndexFolderError
 from qrag_retriever.filters import Filters, filters_key
 from qrag_retriever.index import ChunkIndex
 from qrag_retriever.records import Record
-from qrag_retriever.selection import Selection, Step, StopReason
+from qrag_retriever.selection import Selection, traced
 from qrag_retriever.state import RetrievalState
+from qrag_retriever.steps import Step, StopReason
+from qrag_retriever.trace import SearchTrace
 from qrag_retriever.view import IndexView
 
 RankBy = Literal["max", "last", "mean"]
@@ -28,6 +30,7 @@ class _Path:
     state: RetrievalState
     steps: tuple[Step, ...] = ()
     records: tuple[Record, ...] = ()
+    embeddings: tuple[np.ndarray, ...] = ()  # of the states, as far as they were embedded
     stop_reason: StopReason = "k"
 
     def rank(self, rank_by: RankBy) -> float:
@@ -38,8 +41,8 @@ class _Path:
             return values[-1]
         return max(values) if rank_by == "max" else float(np.mean(values))
 
-    def stopped(self, reason: StopReason) -> _Path:
-        return _Path(self.state, self.steps, self.records, reason)
+    def stopped(self, reason: StopReason, *embeddings: np.ndarray) -> _Path:
+        return replace(self, stop_reason=reason, embeddings=(*self.embeddings, *embeddings))
 
 
 @dataclass
@@ -161,10 +164,6 @@ class MultiStepSelector:
         self, queries: Sequence[str], first_states: Sequence[np.ndarray | None]
     ) -> list[tuple[Selection, tuple[Record, ...]]]:
         """Do as `select_many`, and also return the records of the steps."""
-        return [(_selection(path), path.records) for path in self._search(queries, first_states)]
-
-    def _search(self, queries: Sequence[str], first_states: Sequence[np.ndarray | None]) -> list[_Path]:
-        """Return the best path of each query."""
         for query in queries:
             check_query(query)
         given = [self._checked_first_state(state) for state in first_states]
@@ -174,15 +173,17 @@ class MultiStepSelector:
             ]
             version = self.index.view
             try:
-                self._run(searches, version)
+                view, mask = self._run(searches, version)
             except IndexFolderError:
                 # This index's own save has rewritten the folder meanwhile: once more, on the version it has left.
                 if self.index.settled_view() is version:
                     raise
             else:
-                return [max(search.finished, key=lambda path: path.rank(self.rank_by)) for search in searches]
+                paths = [max(search.finished, key=lambda path: path.rank(self.rank_by)) for search in searches]
+                return [(self._selection(path, view, mask), path.records) for path in paths]
 
-    def _run(self, searches: Sequence[_Search], version: IndexView) -> None:
+    def _run(self, searches: Sequence[_Search], version: IndexView) -> tuple[IndexView, np.ndarray | None]:
+        """Search one version; return the part of it that was searched, and the mask."""
         view, mask = version.restricted(self.filters)
         available = len(view) if mask is None else int(mask.sum())
         for hop in range(self.k):
@@ -191,6 +192,7 @@ class MultiStepSelector:
                 break
             self._hop(searches, view, mask)
         self._stop_all_if(True, searches, "k")
+        return view, mask
 
     def _hop(self, searches: Sequence[_Search], view: IndexView, mask: np.ndarray | None) -> None:
         paths = [path for search in searches for path in search.paths]
@@ -204,7 +206,7 @@ class MultiStepSelector:
                 found = [(int(c), float(q)) for c, q in zip(chunk_ids[row], values[row], strict=True) if c >= 0]
                 worthy = [pair for pair in found if self.min_q is None or pair[1] > self.min_q]
                 if not worthy:
-                    search.finished.append(path.stopped("min_q" if found else "exhausted"))
+                    search.finished.append(path.stopped("min_q" if found else "exhausted", states[row].copy()))
                 elif self.temperature is not None:
                     candidates.append((0.0, row, *self._sampled(worthy, self.temperature)))
                 else:
@@ -245,7 +247,12 @@ class MultiStepSelector:
             position=view.positions(path.state.picked).position_of(chunk),
             position_gain=view.gain(state, chunk, q_value),
         )
-        return _Path(path.state.append(chunk, record.text), (*path.steps, step), (*path.records, record))
+        return _Path(
+            state=path.state.append(chunk, record.text),
+            steps=(*path.steps, step),
+            records=(*path.records, record),
+            embeddings=(*path.embeddings, state.copy()),
+        )
 
     def _embed(self, searches: Sequence[_Search], view: IndexView) -> np.ndarray:
         """Embed the states of all open paths, (P, D); a given first state replaces its query's first."""
@@ -286,6 +293,10 @@ class MultiStepSelector:
                 search.finished.extend(path.stopped(reason) for path in search.paths)
                 search.paths = []
 
+    def _selection(self, path: _Path, view: IndexView, mask: np.ndarray | None) -> Selection:
+        selection = Selection(path.state.query, path.steps, path.stop_reason)
+        return traced(selection, SearchTrace(view, mask, path.state.picked, path.embeddings, self.min_q))
+
     def _checked_first_state(self, state: np.ndarray | None) -> np.ndarray | None:
         if state is None:
             return None
@@ -295,10 +306,6 @@ class MultiStepSelector:
         if not np.isfinite(state).all():
             raise ValueError("the given state embedding has NaN or infinite values")
         return state
-
-
-def _selection(path: _Path) -> Selection:
-    return Selection(path.state.query, path.steps, path.stop_reason)
 
 
 def check_query(query: object) -> None:

@@ -13,6 +13,7 @@ from qrag_retriever.config import Mode, Positions
 from qrag_retriever.filters import Filters, compile_filters, filters_key, single_document
 from qrag_retriever.layout import Layout
 from qrag_retriever.positions import Runs, absolute_runs, relative_runs, uniform_run
+from qrag_retriever.q_values import q_values
 from qrag_retriever.records import Record
 from qrag_retriever.rotary import check_dim, rotate_forward
 from qrag_retriever.scan import Scan, ScanKind, StateQuery, make_scan
@@ -175,6 +176,25 @@ class IndexView:
             return self.scan.top_k(queries, k, mask)
         groups = [self.scan.top_k(queries[i : i + size], k, mask) for i in range(0, len(queries), size)]
         return np.concatenate([ids for ids, _ in groups]), np.concatenate([values for _, values in groups])
+
+    def q_values(self, state: np.ndarray, picked: Sequence[int] = ()) -> np.ndarray:
+        """Score every chunk in one state from the exact vectors, which are read in blocks and never held as a whole.
+
+        Args:
+            state: Shape (D,): a state embedding, not rotated.
+            picked: This view's chunk ids picked so far; they are scored like all others.
+
+        Returns:
+            Shape (N,), float32.
+        """
+        values = np.empty(len(self), np.float32)
+        if not len(self):
+            return values
+        runs = self.runs(picked)
+        for first in range(0, len(self), _ROTATED_AT_ONCE):
+            stop = min(first + _ROTATED_AT_ONCE, len(self))
+            values[first:stop] = q_values(state, self._exact_rows(np.arange(first, stop)), runs.between(first, stop))
+        return values
 
     def gain(self, state: np.ndarray, chunk_id: int, q_value: float) -> float:
         """Return what its position added to a chunk's Q-value: Q minus Q at position 0."""

@@ -13,7 +13,7 @@ from langchain_core.indexing.base import DocumentIndex
 from langchain_core.runnables.config import run_in_executor
 
 from qrag_retriever.filters import Filters
-from qrag_retriever.selection import Step
+from qrag_retriever.steps import Step
 
 
 def document_of_step(step: Step, hop: int, score_key: str | None, hop_key: str | None) -> Document:
