@@ -81,9 +81,7 @@ def _draw_strip(axes: Axes, hop: Hop, columns: Columns, trace: SearchTrace, step
     if trace.min_q is not None and np.isfinite(trace.min_q):
         axes.axhline(trace.min_q, color=_QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.annotate("min_q", (1, trace.min_q), xycoords=axes.get_yaxis_transform(), fontsize=7, color=_QUIET)
-    for number, place in enumerate(hop.earlier, start=1):
-        axes.axvline(first + place, color=_PICK, linewidth=0.9, linestyle=(0, (2, 2)), alpha=0.8)
-        _badge(axes, first + place, number)
+    _draw_earlier(axes, hop, first)
     if step is not None and hop.pick is not None:
         _draw_pick(axes, first + hop.pick, trace.num_chunks, step)
 
@@ -121,12 +119,19 @@ def _draw_values(axes: Axes, columns: Columns, first: int) -> None:
         )  # fmt: skip
 
 
-def _badge(axes: Axes, x: float, number: int) -> None:
-    """Number an earlier pick at the top of its line."""
-    axes.annotate(
-        str(number), (x, 0.97), xycoords=axes.get_xaxis_transform(), ha="center", va="top", fontsize=7, color=_PICK,
-        bbox={"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": _PICK, "linewidth": 0.8},
-    )  # fmt: skip
+def _draw_earlier(axes: Axes, hop: Hop, first: int) -> None:
+    """Mark the earlier picks by a line and their hop; numbers that would cover each other stand one above the other."""
+    close = 0.02 * max(len(hop.q_values), 1)
+    floor, last = 0, -np.inf
+    for place, number in sorted((place, number) for number, place in enumerate(hop.earlier, start=1)):
+        axes.axvline(first + place, color=_PICK, linewidth=0.9, linestyle=(0, (2, 2)), alpha=0.8)
+        floor = (floor + 1) % 5 if place - last < close else 0
+        last = place
+        axes.annotate(
+            str(number), (first + place, 0.04 + 0.17 * floor), xycoords=axes.get_xaxis_transform(),
+            ha="center", va="bottom", fontsize=7, color=_PICK,
+            bbox={"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": _PICK, "linewidth": 0.8},
+        )  # fmt: skip
 
 
 def _draw_pick(axes: Axes, x: float, num_chunks: int, step: Step) -> None:

@@ -39,7 +39,7 @@ def stop_sentence(reason: StopReason, num_hops: int, min_q: float | None, best_l
         return f"It picked as many chunks as asked for ({num_hops})."
     if reason == "exhausted":
         return "No chunk was left to pick."
-    threshold = "min_q" if min_q is None else f"min_q = {signed(min_q)}"
+    threshold = "min_q" if min_q is None else f"min_q = {min_q:g}".replace("-", "\N{MINUS SIGN}")
     if best_left is None:
         return f"No chunk was worth more than {threshold}."
     return f"No chunk was worth more than {threshold}; the best one left had Q = {signed(best_left)}."

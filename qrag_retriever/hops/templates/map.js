@@ -288,8 +288,17 @@
     brush.strokeStyle = colours.paper;
     brush.lineWidth = 1.5;
     brush.stroke();
-    const turned = x > left + plotWidth() * 0.66;
-    framed(text + "   " + number(hop.pick.q, 3), turned ? x - 10 : x + 10, y + 4, turned ? "right" : "left");
+    const name = text + "   " + number(hop.pick.q, 3);
+    const turned = labelTurnsLeft(hop, x, 150);
+    framed(name, turned ? x - 10 : x + 10, y + 4, turned ? "right" : "left");
+  }
+
+  /* Where there is room on both sides, keep off the earlier picks. */
+  function labelTurnsLeft(hop, x, width) {
+    if (x - width < gutter()) return false;
+    if (x + width > gutter() + plotWidth()) return true;
+    const marks = hop.earlier.map((mark) => xOf(mark.place + 0.5) - x);
+    return marks.some((gap) => gap > 0 && gap < width) && !marks.some((gap) => gap < 0 && gap > -width);
   }
 
   function framed(text, x, y, align) {
