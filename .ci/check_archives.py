@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 MAX_MEGABYTES = 90
+TEMPLATES = Path(__file__).parents[1] / "qrag_retriever/hops/templates"
 
 
 def main(folder: Path) -> None:
@@ -21,11 +22,12 @@ def main(folder: Path) -> None:
         sys.exit(f"the wheel holds {sorted(tops)}; expected {sorted(expected)} with py.typed")
     files = ("model.safetensors", "qrag_config.json", "README.md", "encoder/modules.json", "encoder/tokenizer.json")
     model = {f"qrag_retriever/bundled/{name}" for name in files}
-    if not model <= set(names):
-        sys.exit(f"the wheel lacks {sorted(model - set(names))}")
+    templates = {f"qrag_retriever/hops/templates/{path.name}" for path in TEMPLATES.iterdir()}
+    if missing := (model | templates) - set(names):
+        sys.exit(f"the wheel lacks {sorted(missing)}")
     with tarfile.open(sdist) as archive:
         members = [member.name.partition("/")[2] for member in archive]
-    if missing := (model | {"LICENSE"}) - set(members):
+    if missing := (model | templates | {"LICENSE"}) - set(members):
         sys.exit(f"the sdist lacks {sorted(missing)}")
     for path in (wheel, sdist):
         if path.stat().st_size > MAX_MEGABYTES * 2**20:

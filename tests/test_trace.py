@@ -186,7 +186,7 @@ def test_the_best_and_the_runner_up() -> None:
     assert dataclasses.replace(hop, available=np.zeros(5, np.bool_)).runner_up is None
 
 
-@pytest.mark.parametrize("first, stop", [(0, 1), (3, 9), (0, 50), (49, 50), (10, 20)])
+@pytest.mark.parametrize(("first", "stop"), [(0, 1), (3, 9), (0, 50), (49, 50), (10, 20)])
 def test_runs_between(first: int, stop: int) -> None:
     for runs in (relative_runs(50, [10, 3]), absolute_runs(50)):
         part = runs.between(first, stop)

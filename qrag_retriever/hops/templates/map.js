@@ -12,6 +12,7 @@
   const ZOOM = 1.6;
   const MINUS = "\u2212", DASH = "\u2013";
   const top = data.bytes === 2 ? 65535 : 255;
+  const font = getComputedStyle(document.body).fontFamily;
   const first = data.firstChunk === null ? 0 : data.firstChunk;
   const hops = data.hops.map(unpacked);
   const seen = { from: 0, to: data.numChunks };
@@ -120,9 +121,12 @@
   function draw() {
     const ratio = window.devicePixelRatio || 1;
     const width = canvas.clientWidth;
-    canvas.style.height = height() + "px";
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height() * ratio);
+    const across = Math.round(width * ratio), down = Math.round(height() * ratio);
+    if (canvas.width !== across || canvas.height !== down) {
+      canvas.style.height = height() + "px";
+      canvas.width = across;
+      canvas.height = down;
+    }
     brush.setTransform(ratio, 0, 0, ratio, 0, 0);
     brush.clearRect(0, 0, width, height());
     colours = colours || palette();
@@ -145,7 +149,7 @@
   }
 
   function write(text, x, y, colour, align, weight) {
-    brush.font = (weight || "400") + " 11.5px " + getComputedStyle(document.body).fontFamily;
+    brush.font = (weight || "400") + " 11.5px " + font;
     brush.fillStyle = colour;
     brush.textAlign = align || "left";
     brush.textBaseline = "alphabetic";
@@ -179,26 +183,35 @@
 
   function drawValues(hop, row, ratio) {
     const bottom = topOf(row) + STRIP, count = Math.ceil(plotWidth() * ratio), step = plotWidth() / count;
-    const area = new Path2D(), range = new Path2D(), gone = new Path2D();
+    const area = new Path2D(), gone = new Path2D(), tops = new Float64Array(count), bottoms = new Float64Array(count);
+    let anyGone = false;
     area.moveTo(gutter(), bottom);
     for (let column = 0; column < count; column++) {
       const x = gutter() + column * step;
       const from = seen.from + (column / count) * span();
       const [low, high] = extremes(hop, from, seen.from + ((column + 1) / count) * span());
-      const y = high ? yOf(hop, row, valueOf(hop, high)) : bottom;
-      area.lineTo(x, y);
-      area.lineTo(x + step, y);
-      if (high) range.rect(x, y, step, Math.max(yOf(hop, row, valueOf(hop, low)) - y, 1.5));
-      else gone.rect(x, topOf(row), step, STRIP);
+      tops[column] = high ? yOf(hop, row, valueOf(hop, high)) : bottom;
+      bottoms[column] = high ? yOf(hop, row, valueOf(hop, low)) : bottom;
+      area.lineTo(x, tops[column]);
+      area.lineTo(x + step, tops[column]);
+      if (!high) {
+        gone.rect(x, topOf(row), step, STRIP);
+        anyGone = true;
+      }
     }
     area.lineTo(gutter() + plotWidth(), bottom);
     brush.fillStyle = colours["value-soft"];
     brush.fill(area);
     brush.fillStyle = colours.value;
     brush.globalAlpha = 0.75;
-    brush.fill(range);
+    for (let column = 0; column < count; column++) {
+      if (tops[column] === bottom) continue;
+      // Down to the neighbour's height too, so that the line of the tops has no gaps.
+      const reach = Math.max(bottoms[column], Math.min(column ? tops[column - 1] : 0, bottom), tops[column] + 1.5);
+      brush.fillRect(gutter() + column * step, tops[column], step, reach - tops[column]);
+    }
     brush.globalAlpha = 1;
-    hatch(gone, row);
+    if (anyGone) hatch(gone, row);
   }
 
   function hatch(region, row) {
@@ -302,7 +315,7 @@
   }
 
   function framed(text, x, y, align) {
-    brush.font = "600 11.5px " + getComputedStyle(document.body).fontFamily;
+    brush.font = "600 11.5px " + font;
     const width = brush.measureText(text).width;
     brush.globalAlpha = 0.85;
     brush.fillStyle = colours.paper;
