@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot
 from matplotlib.axes import Axes
@@ -143,6 +143,7 @@ def test_400_000_chunks(model: QRAGModel) -> None:
     assert max(points) < NUM_CHUNKS / 100
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 10_000))
 def test_columns_keep_the_extremes(num_chunks: int, parts: int, seed: int) -> None:
     random = np.random.default_rng(seed)

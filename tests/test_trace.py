@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from qrag_retriever.errors import IndexFolderError
 from qrag_retriever.positions import absolute_runs, relative_runs
 from qrag_retriever.trace import Hop, SearchTrace, Segment
 from tests.conftest import QUESTION, STORY
+from tests.long_document import NUM_CHUNKS, long_index
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +194,16 @@ def test_runs_between(first: int, stop: int) -> None:
         part = runs.between(first, stop)
         assert part.edges[0] == 0
         np.testing.assert_array_equal(part.expand(), runs.expand()[first:stop])
+
+
+def test_400_000_chunks_are_scored_in_little_memory(model: QRAGModel) -> None:
+    trace = trace_of(MultiStepSelector(long_index(model), k=1).select(QUESTION))
+    tracemalloc.start()
+    trace.hop(0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # The values and the mask are five bytes a chunk; the matrix would be 128.
+    assert peak < 10 * NUM_CHUNKS
 
 
 def test_blocks_do_not_show(model: QRAGModel, monkeypatch: pytest.MonkeyPatch) -> None:
