@@ -21,7 +21,7 @@ from qrag_retriever.scan.factory import choose_kind
 from qrag_retriever.scan.floats import FloatScan
 
 _RECORDS_AT_ONCE = 65_536
-_ROTATED_AT_ONCE = 4_096
+_ROWS_AT_ONCE = 4_096
 _CACHED_VIEWS = 8
 # Numbers that a batch of states may need at one time: 128 MiB of float32.
 _FLOATS_AT_ONCE = 2**25
@@ -191,8 +191,8 @@ class IndexView:
         if not len(self):
             return values
         runs = self.runs(picked)
-        for first in range(0, len(self), _ROTATED_AT_ONCE):
-            stop = min(first + _ROTATED_AT_ONCE, len(self))
+        for first in range(0, len(self), _ROWS_AT_ONCE):
+            stop = min(first + _ROWS_AT_ONCE, len(self))
             values[first:stop] = q_values(state, self._exact_rows(np.arange(first, stop)), runs.between(first, stop))
         return values
 
@@ -257,8 +257,8 @@ class IndexView:
         if self.geometry.placed != "absolute":
             return matrix
         placed = np.empty(matrix.shape, np.float32)
-        for first in range(0, len(matrix), _ROTATED_AT_ONCE):
-            part = np.asarray(matrix[first : first + _ROTATED_AT_ONCE], np.float32)
+        for first in range(0, len(matrix), _ROWS_AT_ONCE):
+            part = np.asarray(matrix[first : first + _ROWS_AT_ONCE], np.float32)
             placed[first : first + len(part)] = rotate_forward(part, np.arange(first, first + len(part)))
         return placed
 

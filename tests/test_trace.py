@@ -210,5 +210,5 @@ def test_blocks_do_not_show(model: QRAGModel, monkeypatch: pytest.MonkeyPatch) -
     index = ChunkIndex.from_texts(STORY, model=model)
     state = model.encode_states([(QUESTION, [])])[0]
     whole = index.q_values(state, [5])
-    monkeypatch.setattr("qrag_retriever.view._ROTATED_AT_ONCE", 5)
+    monkeypatch.setattr("qrag_retriever.view._ROWS_AT_ONCE", 5)
     np.testing.assert_allclose(index.q_values(state, [5]), whole, rtol=1e-6)

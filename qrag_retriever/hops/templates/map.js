@@ -352,6 +352,7 @@
 
   /* What is seen, in words: the range, and under the pointer the values. */
   function report() {
+    status.ariaLive = "polite";
     const of = data.numChunks.toLocaleString("en");
     const what = data.firstChunk === null ? "Places " : "Chunks ";
     status.textContent = what + label(seen.from) + " to " + label(Math.max(seen.to - 1e-6, 0)) + " (" + of + " in all)";
@@ -368,6 +369,7 @@
       const range = high && low !== high ? number(valueOf(hop, low), 2) + " to " + value : value;
       return (hop.pick ? "hop " + (row + 1) : "stopped") + ": " + range;
     });
+    status.ariaLive = "off"; // a moving mouse is not for the ears
     const where = label(start) + (end > start ? DASH + label(end) : "");
     status.textContent = (data.firstChunk === null ? "Place " : "Chunk ") + where + "   " + values.join("   ");
   }
