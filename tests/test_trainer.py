@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from qrag_retriever import QRAGModel, QRAGRetriever
 from qrag_retriever.errors import CheckpointError, DataError, DivergedError, RecipeError, RewardError
+from qrag_retriever.training.assembly import build_optimizer
 from qrag_retriever.training.checkpoint import newest_checkpoint, read_checkpoint
 from qrag_retriever.training.data import JsonLines
 from qrag_retriever.training.logs import RunLog
@@ -406,7 +407,7 @@ def test_time_and_skipped_samples_of_a_run_go_on_where_it_was_stopped(tmp_path: 
 
 def test_the_temperature_of_the_warm_start_is_not_decayed(tmp_path: Path, tiny_encoder: Path) -> None:
     trainer = trainer_of(tmp_path, tiny_encoder, {"optimizer.weight_decay": 1.0})
-    optimizer = trainer._optimizer()
+    optimizer = build_optimizer(trainer.recipe.optimizer, trainer._networks)
     trainer._networks.log_temperature.grad = torch.zeros_like(trainer._networks.log_temperature)
     before = trainer._networks.log_temperature.detach().clone()
     for group in optimizer.param_groups:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from qrag_retriever.training.assembly import build_optimizer
 from qrag_retriever.training.logs import RunLog
 from qrag_retriever.training.recipe import Recipe, parse_recipe
 from qrag_retriever.training.stages import Stage
@@ -151,7 +152,8 @@ def norm_of_difference(found: Mapping[str, torch.Tensor], expected: Mapping[str,
 def some_updates(trainer: Trainer, stage: Stage, count: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Carry out updates of a stage; return the gradients of the first and the weights after the last."""
     stage.begin()
-    optimizer, log = trainer._optimizer(), RunLog(trainer.output, tensorboard=False, silent=True)
+    optimizer = build_optimizer(trainer.recipe.optimizer, trainer._networks)
+    log = RunLog(trainer.output, tensorboard=False, silent=True)
     gradients: dict[str, torch.Tensor] = {}
     for update in range(count):
         trainer._update(stage, update, optimizer, log)
