@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "qrag_retriever"
 LINES = [
     ["errors", "checks", "batching", "_extras", "_files", "positions", "rotary", "state", "sentences"],
-    ["records", "devices", "default_model", "embedding_cache", "json_lines"],
+    ["records", "devices", "default_model", "embedding_cache", "json_lines", "_terminal"],
     ["filters", "layout", "q_values", "scan", "config", "selection", "bulk"],
     ["encoders", "transaction", "model_card", "compact", "reference_checkpoint"],
     ["pair", "storage"],
@@ -23,6 +23,7 @@ LINES = [
     ["retriever"],
     ["training"],
     ["benchmarks"],
+    ["cli"],
 ]
 # The same within the training package.
 TRAINING_LINES = [
