@@ -13,6 +13,7 @@ from qrag_retriever.config import Mode
 from qrag_retriever.errors import DataError
 
 if TYPE_CHECKING:
+    from qrag_retriever.cli.learning_curve import Point
     from qrag_retriever.model import QRAGModel
     from qrag_retriever.training.data import JsonLines, Sample
 
@@ -20,6 +21,7 @@ _EXAMPLES = """  qrag eval --data my.jsonl --mode corpus
   qrag eval --data my.jsonl --model runs/my/model      # on the tenth that qrag-train has kept for validation
   qrag eval --data my.jsonl --curve --budget-minutes 20
 """
+# The last is what qrag-train starts from, untrained.
 _BASELINES = ("bm25", "dense-minilm", "multi-step-minilm")
 # What qrag-train keeps of a file for validation, by the same cut.
 _HELD_OUT_OF_TRAINED = 0.1
@@ -49,7 +51,7 @@ def add_parser(commands: Any) -> None:
         "--model, which is what qrag-train does not train on; 0.3 with --curve; else 1)",
     )  # fmt: skip
     add("--samples", type=at_least_one, metavar="N", help="ask at most so many of them, drawn by chance")
-    add("--curve", action="store_true", help="also train on 10%%, 30%% and 100%% of the other questions, briefly")
+    add("--curve", action="store_true", help="also train on 10%%, 30%% and 100%% of the others, briefly")
     add("--budget-minutes", type=_minutes, default=10.0, metavar="M", help="of --curve, about (default: 10)")
     add("--json", type=Path, metavar="FILE", help="also write all figures here")
     add_model_options(parser, "the one of the package")
@@ -77,13 +79,14 @@ def run(options: argparse.Namespace) -> int:
     tell(page.opening(options.data, len(source), asked, step_limit))
     answers = [ask_all(method, asked, step_limit) for method in methods]
     tell(page.comparison(answers))
-    points = []
+    points: list[Point] = []
     if options.curve:
         from qrag_retriever.cli.learning_curve import learning_curve
 
-        for point in learning_curve(model, training, asked, step_limit, options.budget_minutes, options.device):
-            points.append(point)
-        tell(page.curve(answers, points))
+        # As qrag-train: without a model that is named, training starts from a plain encoder, the last baseline's.
+        start, before = (model, answers[0]) if options.model else (None, answers[-1])
+        points += learning_curve(start, training, asked, step_limit, options.budget_minutes, options.device)
+        tell(page.curve(before, answers, points))
     if options.json:
         page.write_json(options.json, options.data, answers, points)
     return 0

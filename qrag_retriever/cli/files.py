@@ -169,12 +169,10 @@ def _read_html(path: Path) -> list[Piece]:
     raw = path.read_bytes()
     try:
         text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
+    except UnicodeDecodeError:
         html: Any = require_extra("lxml.html", _EXTRA)
-        declared = html.document_fromstring(raw).getroottree().docinfo.encoding
-        if declared is None:
-            raise DataError(f"{path}: not valid UTF-8 at byte {error.start}, and it names no charset") from error
-        text = raw.decode(declared)
+        # The charset that the page declares, or what browsers take if it declares none.
+        text = raw.decode(html.document_fromstring(raw).getroottree().docinfo.encoding or "windows-1252")
     return [Piece(inscriptis.get_text(text))]
 
 

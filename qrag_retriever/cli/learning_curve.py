@@ -54,7 +54,7 @@ class Point:
 
 
 def learning_curve(
-    model: QRAGModel,
+    start: QRAGModel | None,
     training: Sequence[Sample],
     asked: Sequence[Sample],
     step_limit: int,
@@ -64,7 +64,7 @@ def learning_curve(
     """Train a model on 10%, 30% and 100% of the questions, with the same number of updates, and measure each.
 
     Args:
-        model: Where every run starts.
+        start: Where every run starts; None: where a recipe that names no encoder does.
         training: Questions to train on; a smaller share is part of a larger.
         asked: Questions to measure with; the training never sees them.
         step_limit: Picks that count for recall.
@@ -80,16 +80,21 @@ def learning_curve(
     order = np.random.default_rng(0).permutation(len(training)).tolist()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        model.save_pretrained(folder / "start")
+        encoder = {}
+        if start is not None:
+            start.save_pretrained(folder / "start")
+            encoder = {"encoder": str(folder / "start")}
         files = {share: folder / f"{round(100 * share)}.jsonl" for share in SHARES}
         for share, path in files.items():
             _write([training[i] for i in order[: counts[share]]], path)
         mode = training[0].mode
-        num_pqn = _updates_within(60 * budget_minutes / len(SHARES), _recipe(files[1.0], mode, _FEWEST_PQN, device))
+        num_pqn = _updates_within(
+            60 * budget_minutes / len(SHARES), _recipe(files[1.0], mode, encoder, _FEWEST_PQN, device)
+        )
         for share, path in files.items():
-            start = time.perf_counter()
-            trained = _trained(_recipe(path, mode, num_pqn, device))
-            seconds = time.perf_counter() - start
+            begun = time.perf_counter()
+            trained = _trained(_recipe(path, mode, encoder, num_pqn, device))
+            seconds = time.perf_counter() - begun
             method = MultiStep(f"trained on {share:.0%}", trained, "")
             answers = ask_all(method, asked, step_limit)
             yield Point(share, counts[share], (1 + _WARM_PER_PQN) * num_pqn, seconds, answers)
@@ -103,12 +108,12 @@ def _write(samples: Sequence[Sample], path: Path) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def _recipe(path: Path, mode: Mode, num_pqn: int, device: str | None) -> Recipe:
+def _recipe(path: Path, mode: Mode, encoder: dict[str, str], num_pqn: int, device: str | None) -> Recipe:
     """Return a short recipe for a file; what it does not name is as in every recipe."""
     num_warm = _WARM_PER_PQN * num_pqn
     return parse_recipe(
         {
-            "model": {"encoder": str(path.parent / "start")},
+            "model": encoder,
             "data": [{"source": str(path), "mode": mode}],
             "warm_start": {
                 "num_updates": num_warm, "samples_per_update": 8, "fresh_tokens": 800, "learning_rate": 5e-5,
@@ -116,7 +121,7 @@ def _recipe(path: Path, mode: Mode, num_pqn: int, device: str | None) -> Recipe:
             "pqn": {"num_updates": num_pqn, "num_envs": 8, "num_steps": 3, "warmup_updates": 5, "learning_rate": 2e-5},
             "run": {
                 "output": str(path.with_suffix("")), "device": device, "tensorboard": False,
-                "evaluate_updates": max(5, num_pqn // 2), "validation_samples": _VALIDATION_SAMPLES,
+                "evaluate_updates": num_warm, "validation_samples": _VALIDATION_SAMPLES,
             },
         }
     )  # fmt: skip

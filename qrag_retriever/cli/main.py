@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import sys
 from collections.abc import Sequence
 
 from qrag_retriever import __version__
@@ -23,8 +25,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 something is wrong, 2 usage, 130 Ctrl-C."""
     options = make_parser().parse_args(arguments)
     accept_any_encoding()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    _set_up_messages()
     return exit_code_of("qrag", lambda: options.run(options))
+
+
+def _set_up_messages() -> None:
+    """Let warnings through, and nothing below them, also of packages that set the level of their own loggers."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    logging.basicConfig(format="%(message)s", handlers=[handler])
+    if not sys.stderr.isatty():
+        # Bars of transformers and the hub, which are drawn into files too.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def make_parser() -> argparse.ArgumentParser:

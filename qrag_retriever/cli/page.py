@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _SCORES = {"fact_recall": "fact recall", "exact": "exact", "fact_f1": "fact F1"}
 _MAIN_SCORE = "fact_recall"
+_BETTER, _WORSE = "better", "worse"
 _MOST_EXAMPLES = 3
 _SHOWN_CHARACTERS = 110
 
@@ -49,22 +50,22 @@ def comparison(answers: Sequence[Answers]) -> str:
     return "\n".join([*lines, "", _k_line(ours), _stop_line(ours)]) + "\n"
 
 
-def curve(answers: Sequence[Answers], points: Sequence[Point]) -> str:
-    """Show what training has brought, and say whether it pays."""
-    ours, *others = answers
-    rows = [["0 (as it is)", "", "", *_cells(ours)]]
-    rows += [
-        [
-            f"{one.num_questions} ({one.share:.0%})",
-            str(one.num_updates),
-            f"{one.seconds / 60:.1f}",
-            *_cells(one.answers),
-        ]
-        for one in points
-    ]
+def curve(before: Answers, answers: Sequence[Answers], points: Sequence[Point]) -> str:
+    """Show what training has brought, and say whether it pays.
+
+    Args:
+        before: What was found by the model that training starts from.
+        answers: Of the model that is measured, and of the baselines.
+        points: Of the learning curve, the last one of all questions.
+    """
+    rows = [[f"0 ({before.name})", "", "", *_cells(before)]]
+    for point in points:
+        about = [f"{point.num_questions} ({point.share:.0%})", f"{point.num_updates}", f"{point.seconds / 60:.1f}"]
+        rows.append([*about, *_cells(point.answers)])
     header = ["trained on", "updates", "minutes", *(f"{head} (95%)" for head in _SCORES.values())]
+    rivals = {one.name: one for one in (before, best_of(answers[1:]))}
     trained = points[-1].answers
-    words = [_against(trained, ours), _against(trained, best_of(others)), _verdict(answers, points)]
+    words = [*(_against(trained, rival) for rival in rivals.values()), _verdict(list(rivals.values()), points)]
     return "\n".join(["", table(header, rows), "", *words]) + "\n"
 
 
@@ -116,8 +117,8 @@ def _against(ours: Answers, other: Answers) -> str:
 def _judged(ours: Answers, other: Answers) -> str:
     found = difference(ours.outcomes, other.outcomes, _MAIN_SCORE)
     if found["low"] > 0:
-        return "better"
-    return "worse" if found["high"] < 0 else "neither better nor worse by these questions"
+        return _BETTER
+    return _WORSE if found["high"] < 0 else "neither better nor worse, by these questions,"
 
 
 def _examples(word: str, numbers: Sequence[int], loser: Answers) -> list[str]:
@@ -147,16 +148,16 @@ def _stop_line(ours: Answers) -> str:
     )
 
 
-def _verdict(answers: Sequence[Answers], points: Sequence[Point]) -> str:
-    ours, *others = answers
+def _verdict(rivals: Sequence[Answers], points: Sequence[Point]) -> str:
+    """Say whether training pays: whether it beats what it starts from and what needs no training."""
     trained = points[-1].answers
-    verdicts = {_judged(trained, ours), _judged(trained, best_of(others))}
-    if verdicts == {"better"}:
+    verdicts = {_judged(trained, rival) for rival in rivals}
+    if verdicts == {_BETTER}:
         verdict = "Training on your questions pays."
-    elif "worse" in verdicts:
+    elif _WORSE in verdicts:
         verdict = "Training on your questions does not pay, with so short a recipe."
     else:
         verdict = "Whether training pays cannot be told by so few questions, or with so short a recipe."
-    if len(points) > 1 and _judged(trained, points[-2].answers) == "better":
+    if _judged(trained, points[-2].answers) == _BETTER:
         verdict += " More questions would bring more: the last step of the curve still rises."
     return paint(verdict, BOLD)

@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     when, size = _files_of(options.index)
     settings, layout, _ = folder.read()
     rows = {
-        "chunks": f"{count_of(len(layout), 'chunk')} of {count_of(len(layout.chunks_of_document), 'document')}",
+        "holds": f"{count_of(len(layout), 'chunk')} of {count_of(len(layout.chunks_of_document), 'document')}",
         "mode": settings.mode,
         "model": _model(settings.model),
         "on disk": f"{size / 1e6:,.1f} MB{_deleted(settings)}",
