@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +24,7 @@ from tests.qrag_files import pdf_of
 from tests.training_runs import files_of
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="session")
-def model_folder(model: QRAGModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("qrag_model") / "model"
-    QRAGModel.from_encoder(model.action_encoder.model, positions="relative", output_scale=0.1).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def without_bars() -> Iterator[None]:
-    """A process of its own turns the bars of transformers off before it loads that."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    yield
-    logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("without_bars")
 
 
 @pytest.fixture
