@@ -244,6 +244,7 @@ def test_a_page_of_the_hops_is_written(
     ("arguments", "words"),
     [
         (["none.qrag", "Who?"], "none.qrag is not an index folder"),
+        (["story.qrag", "Who?", "--html", "no/such.html"], "there is no folder no to write such.html to"),
         (["story.qrag", " "], "query"),
         (["story.qrag", "Who?", "--min-q", "auto"], "min_q"),
         (["story.qrag", "--questions", "none.txt"], "none.txt"),

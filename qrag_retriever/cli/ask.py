@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from qrag_retriever._terminal import tell
 from qrag_retriever.cli.files import PAGE_KEY
 from qrag_retriever.cli.options import add_command, add_model_options, at_least_one
-from qrag_retriever.cli.output import BOLD, CYAN, DIM, as_json, count_of, one_line, paint
+from qrag_retriever.cli.output import BOLD, CYAN, DIM, as_json, check_folder_of, count_of, one_line, paint
 from qrag_retriever.errors import DataError
 from qrag_retriever.records import DOCUMENT_KEY, SOURCE_KEY
 
 if TYPE_CHECKING:
+    from qrag_retriever import Selection, Step
     from qrag_retriever.retriever import MinQ
-    from qrag_retriever.selection import Selection, Step
 
 _EXAMPLES = """  qrag ask story.qrag "Where was the football before the kitchen?"
   qrag ask story.qrag "Who owns the shop?" --k 3 --filter source=town.txt --filter page=3
@@ -40,9 +40,19 @@ def add_parser(commands: Any) -> None:
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("question", nargs="?", metavar="QUESTION", help="- reads it from the standard input")
     asked.add_argument("--questions", type=Path, metavar="FILE", help="a question in each line")
-    add("--k", type=at_least_one, metavar="K", help="most chunks, which is the number of hops (default: 4)")
+    add(
+        "--k",
+        type=at_least_one,
+        metavar="K",
+        help="most chunks, so the number of hops (default: as saved, or 4)",
+    )
     add("--min-q", type=_min_q, metavar="Q", help="stop when no chunk is worth more; auto: the model's own value")
-    add("--beam-width", type=at_least_one, metavar="W", help="sequences of picks to keep at every hop (default: 1)")
+    add(
+        "--beam-width",
+        type=at_least_one,
+        metavar="W",
+        help="sequences of picks to keep (default: as saved, or 1)",
+    )
     add(
         "--filter", type=_filter, action="append", default=[], metavar="KEY=VALUE",
         help="search only chunks with this metadata; several keys must all fit, of one key any value",
@@ -58,6 +68,7 @@ def run(options: argparse.Namespace) -> int:
     """Carry out the command."""
     if options.html and options.questions:
         options.parser.error("--html shows one question, not --questions")
+    check_folder_of(options.html)
     questions = _questions(options)
     from qrag_retriever.retriever import QRAGRetriever
 

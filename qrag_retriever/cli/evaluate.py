@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from qrag_retriever._extras import require_extra
 from qrag_retriever._terminal import tell
 from qrag_retriever.cli.options import add_command, add_model_options, at_least_one
+from qrag_retriever.cli.output import check_folder_of
 from qrag_retriever.config import Mode
 from qrag_retriever.errors import DataError
 
@@ -63,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     if options.curve and share == 1:
         options.parser.error("--curve trains on what is not held out, and --held-out 1 leaves nothing")
     require_extra("bm25s", "bench")
-    _check_json(options.json)
+    check_folder_of(options.json)
     from qrag_retriever.benchmarks.suite.methods import Baselines, Method, MultiStep, model_label
     from qrag_retriever.cli import page
     from qrag_retriever.cli.comparison import ask_all
@@ -125,12 +126,6 @@ def _parts(source: JsonLines, share: float, most: int | None) -> tuple[list[Samp
     if most is not None and most < len(asked):
         asked = [asked[i] for i in sorted(random.permutation(len(asked))[:most].tolist())]
     return asked, training
-
-
-def _check_json(path: Path | None) -> None:
-    """Find out before measuring whether what is measured can be written."""
-    if path is not None and not path.absolute().parent.is_dir():
-        raise ValueError(f"there is no folder {path.parent} to write {path.name} to")
 
 
 def _share(text: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 BOLD, DIM, CYAN = "1", "2", "36"
@@ -20,6 +21,16 @@ def one_line(text: str, width: int) -> str:
     """Return a text as one line of at most ``width`` characters."""
     words = " ".join(text.split())
     return words if len(words) <= width else f"{words[: width - 3]}..."
+
+
+def check_folder_of(path: Path | None) -> None:
+    """Find out before the work whether there is a folder to write its result to.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if path is not None and not path.absolute().parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent} to write {path.name} to")
 
 
 def as_json(value: Any) -> str:
