@@ -232,12 +232,15 @@ def test_the_curve_trains_on_what_is_not_asked(
     questions: Path, capsys: pytest.CaptureFixture[str], model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained_on: list[tuple[str, list[str]]] = []
+    fingerprints: set[str] = set()
     train = curve_module._trained
 
     def noted(recipe: Any) -> QRAGModel:
         source = Path(recipe.data[0].source)
         trained_on.append((recipe.model.encoder, [json.loads(line)["id"] for line in source.read_text().splitlines()]))
-        return train(recipe)
+        trained = train(recipe)
+        fingerprints.add(trained.fingerprint())
+        return trained
 
     monkeypatch.setattr(curve_module, "_trained", noted)
     without_cards(monkeypatch)
@@ -258,6 +261,7 @@ def test_the_curve_trains_on_what_is_not_asked(
     assert re.search(r"^\| 0 \(multi-step-minilm\) ", said, re.MULTILINE)
     assert re.search(rf"^\| {len(others)} \(100%\) +\| 20 ", said, re.MULTILINE)
     assert "Training on your questions" in said or "Whether training pays" in said
+    assert len(fingerprints) == 3, "what is measured has been trained, however little its validation tells"
     trained_on.clear()
     # A model that is named is where training starts.
     assert main(["eval", *arguments, "--device", "cpu", "--model", str(model_folder), "--held-out", "0.5"]) == 0

@@ -120,7 +120,8 @@ def _recipe(path: Path, mode: Mode, encoder: dict[str, str], num_pqn: int, devic
             },
             "pqn": {"num_updates": num_pqn, "num_envs": 8, "num_steps": 3, "warmup_updates": 5, "learning_rate": 2e-5},
             "run": {
-                "output": str(path.with_suffix("")), "device": device, "tensorboard": False,
+                # Of few questions, validation keeps too few to choose a model by.
+                "output": str(path.with_suffix("")), "device": device, "tensorboard": False, "keep": "last",
                 "evaluate_updates": num_warm, "validation_samples": _VALIDATION_SAMPLES,
             },
         }
