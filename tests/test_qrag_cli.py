@@ -160,6 +160,19 @@ def test_what_does_not_fit_the_index_is_said_and_changes_nothing(
     assert ChunkIndex.load(story).ids == before
 
 
+def test_an_id_that_occurs_twice_is_said_before_anything_is_embedded(
+    folder: Path, model_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("embedded")
+
+    for name in ("a.jsonl", "b.jsonl"):
+        (folder / name).write_text('{"text": "a", "id": "same"}\n')
+    monkeypatch.setattr(QRAGModel, "encode_chunks", refuse)
+    assert main(["index", "a.jsonl", "b.jsonl", "-o", "x.qrag", "--model", str(model_folder)]) == 1
+    assert "'same' occurs twice" in said_of_error(capsys)
+
+
 def test_nothing_can_be_added_to_what_is_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["index", "story.txt", "-o", "none.qrag", "--append"]) == 1
     assert "none.qrag is not an index folder" in said_of_error(capsys)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qrag_retriever.cli.files import Piece, find_files, read_file, records_of_file
+from qrag_retriever.cli.files import READERS, Piece, find_files, read_file, records_of_file
 from qrag_retriever.errors import DataError
 from tests.qrag_files import docx_of, pdf_of
 
@@ -87,6 +87,8 @@ def test_a_line_of_json_is_a_chunk_with_its_own_id_and_metadata_or_named_by_its_
         ('{"text": "a", "txt": 1}', "unknown key 'txt'; expected text, id, metadata; did you mean 'text'?"),
         ('{"text": "a", "id": 7}', "id: expected a string, got int 7"),
         ('{"text": "a", "metadata": [1]}', "metadata: expected an object, got list"),
+        ('{"text": "a", "metadata": {"b": NaN}}', "metadata['b'] is nan, which JSON does not have"),
+        ('{"text": "a", "metadata": {"b": "\\ud800"}}', "metadata['b'] has a lone surrogate"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, words: str) -> None:
@@ -115,6 +117,12 @@ def test_a_bad_file_is_named_with_the_reason(tmp_path: Path, name: str, content:
         read_file(tmp_path / name)
     assert str(raised.value).startswith(f"{tmp_path / name}: ")
     assert words in str(raised.value)
+
+
+def test_half_a_character_is_named_with_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(READERS, ".pdf", lambda path: [Piece("a\ud800")])
+    with pytest.raises(DataError, match=r"a\.pdf: ValueError: its text has a lone surrogate at character 1"):
+        read_file(tmp_path / "a.pdf")
 
 
 def test_a_scanned_pdf_is_said_to_need_ocr(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qrag_retriever._extras import require_extra
+from qrag_retriever.checks import check_json, check_text
 from qrag_retriever.errors import DataError
 from qrag_retriever.json_lines import Place, checked_text, nearest, parse_value
 from qrag_retriever.records import SOURCE_KEY, Record, document_of
@@ -82,6 +83,8 @@ def read_file(path: Path) -> list[Piece]:
                         f"{', '.join(READERS)}")  # fmt: skip
     try:
         pieces = [piece for piece in read(path) if piece.text.strip()]
+        for piece in pieces:
+            check_text(piece.text, "its text")
     except (DataError, ImportError):
         raise
     except OSError as error:
@@ -149,6 +152,10 @@ def _line(raw: bytes, place: Place) -> Piece:
     metadata = value.get("metadata") or {}
     if not isinstance(metadata, dict):
         raise place.expected("metadata", "an object", metadata)
+    try:
+        check_json(metadata, "metadata")
+    except TypeError as error:  # NaN, which Python reads, or half a surrogate pair
+        raise place.error(str(error)) from None
     own_id = checked_text(value["id"], "id", place) if "id" in value else made_id
     return Piece(checked_text(value.get("text"), "text", place), metadata, own_id, is_chunk=True)
 

@@ -16,7 +16,7 @@ from qrag_retriever.cli.options import add_command, add_model_options, at_least_
 from qrag_retriever.cli.output import count_of
 from qrag_retriever.config import Mode
 from qrag_retriever.errors import DataError
-from qrag_retriever.records import Record
+from qrag_retriever.records import Record, check_records
 
 if TYPE_CHECKING:
     from qrag_retriever.index import ChunkIndex
@@ -113,7 +113,10 @@ def _records(read: dict[Path, list[Piece]], model: QRAGModel, chunk_tokens: int 
     if chunk_tokens is not None and chunk_tokens > limit:
         raise ValueError(f"the model reads {limit} tokens of a chunk, got --chunk-tokens {chunk_tokens}")
     split = make_splitter(chunk_tokens or limit, model.action_encoder.token_ids)
-    return [record for path, pieces in read.items() for record in records_of_file(path, pieces, split)]
+    records = [record for path, pieces in read.items() for record in records_of_file(path, pieces, split)]
+    # Before they are embedded, which may take long.
+    check_records(records)
+    return records
 
 
 def _check_new(index: ChunkIndex, read: dict[Path, list[Piece]]) -> None:
