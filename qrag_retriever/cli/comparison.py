@@ -13,6 +13,8 @@ from qrag_retriever.benchmarks.suite.methods import Found, Method
 from qrag_retriever.training.data import Sample
 from qrag_retriever.training.evaluation import Picks, best_min_q
 
+# What methods are compared by, as the trainer compares models: the mean of fact recall and exact.
+SCORE = "score"
 # Fact recall that fewer picks may cost, as a share of the questions.
 _MOST_LOST = 0.01
 # With fewer questions in a half, a stop value is an accident.
@@ -76,13 +78,14 @@ def ask_all(method: Method, samples: Sequence[Sample], step_limit: int) -> Answe
     for sample in tqdm(samples, desc=method.name, unit="question", leave=False, disable=None):
         picked = method.find(sample, num_picks(sample, step_limit))
         found.append(picked)
-        outcomes.add(sample, picked, scores_of(sample, picked, step_limit))
+        scores = scores_of(sample, picked, step_limit)
+        outcomes.add(sample, picked, {**scores, SCORE: (scores["fact_recall"] + scores["exact"]) / 2})
     return Answers(method.name, method.model, samples, found, outcomes, step_limit)
 
 
 def best_of(answers: Sequence[Answers]) -> Answers:
-    """Return the method with the best fact recall; of equals, that with the best F1."""
-    return max(answers, key=lambda one: (one.mean("fact_recall"), one.mean("fact_f1")))
+    """Return the method with the best score; of equals, that with the best F1."""
+    return max(answers, key=lambda one: (one.mean(SCORE), one.mean("fact_f1")))
 
 
 def won_by(ours: Answers, other: Answers) -> list[int]:

@@ -14,7 +14,7 @@ from qrag_retriever._files import write_whole_file
 from qrag_retriever.benchmarks.suite.figures import difference, row_of
 from qrag_retriever.benchmarks.suite.report import versions
 from qrag_retriever.benchmarks.timing import table
-from qrag_retriever.cli.comparison import Answers, best_of, enough_picks, recall_by_k, stop_value, won_by
+from qrag_retriever.cli.comparison import SCORE, Answers, best_of, enough_picks, recall_by_k, stop_value, won_by
 from qrag_retriever.cli.output import BOLD, count_of, one_line, paint
 from qrag_retriever.training.data import Sample
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qrag_retriever.cli.learning_curve import Point
 
 _SCORES = {"fact_recall": "fact recall", "exact": "exact", "fact_f1": "fact F1"}
-_MAIN_SCORE = "fact_recall"
+_COMPARED = ("fact_recall", "exact")
 _BETTER, _WORSE = "better", "worse"
 _MOST_EXAMPLES = 3
 _SHOWN_CHARACTERS = 110
@@ -44,7 +44,7 @@ def comparison(answers: Sequence[Answers]) -> str:
     best = best_of(others)
     header = ["method", *(f"{head} (95%)" for head in _SCORES.values())]
     lines = [table(header, [[one.name, *_cells(one)] for one in answers]), ""]
-    lines += [f"{_against(ours, best)}, the best baseline"]
+    lines += [_against(ours, best), "  the best baseline; better or worse goes by the mean of both figures"]
     lines += _examples("won", won_by(ours, best), best)
     lines += _examples("lost", won_by(best, ours), ours)
     return "\n".join([*lines, "", _k_line(ours), _stop_line(ours)]) + "\n"
@@ -107,18 +107,19 @@ def _cells(answers: Answers) -> list[str]:
 
 
 def _against(ours: Answers, other: Answers) -> str:
-    found = difference(ours.outcomes, other.outcomes, _MAIN_SCORE)
-    return (
-        f"{ours.name}: fact recall {found['difference']:+.3f} ({found['low']:+.2f} to {found['high']:+.2f}), "
-        f"{_judged(ours, other)} than {other.name}"
-    )
+    differences = []
+    for score in _COMPARED:
+        found = difference(ours.outcomes, other.outcomes, score)
+        differences.append(f"{_SCORES[score]} {found['difference']:+.3f} ({found['low']:+.2f} to {found['high']:+.2f})")
+    return f"{ours.name}: {_judged(ours, other)} than {other.name}: {', '.join(differences)}"
 
 
 def _judged(ours: Answers, other: Answers) -> str:
-    found = difference(ours.outcomes, other.outcomes, _MAIN_SCORE)
+    """Tell which is better by the 95% interval of the difference of their scores."""
+    found = difference(ours.outcomes, other.outcomes, SCORE)
     if found["low"] > 0:
         return _BETTER
-    return _WORSE if found["high"] < 0 else "neither better nor worse, by these questions,"
+    return _WORSE if found["high"] < 0 else "neither better nor worse by these questions"
 
 
 def _examples(word: str, numbers: Sequence[int], loser: Answers) -> list[str]:
