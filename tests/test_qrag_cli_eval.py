@@ -131,8 +131,8 @@ def test_the_page_tells_who_is_better_and_shows_what_was_won_and_lost() -> None:
 @pytest.mark.parametrize(
     ("trained", "start", "baseline", "words"),
     [
-        ([RIGHT] * 20, [WRONG] * 20, [WRONG] * 20, "Training on your questions pays. More questions"),
-        ([RIGHT] * 20, [LATE] * 20, [LATE] * 20, "Training on your questions pays."),
+        ([*[RIGHT] * 19, HALF], [WRONG] * 20, [WRONG] * 20, "Training on your questions pays. More questions"),
+        ([RIGHT] * 20, [LATE] * 20, [LATE] * 20, "Training on your questions pays.\n"),
         ([WRONG] * 20, [WRONG] * 20, [RIGHT] * 20, "Training on your questions does not pay"),
         ([RIGHT] * 20, [WRONG] * 20, [RIGHT] * 20, "cannot be told by so few questions"),
     ],

@@ -159,6 +159,6 @@ def _verdict(rivals: Sequence[Answers], points: Sequence[Point]) -> str:
         verdict = "Training on your questions does not pay, with so short a recipe."
     else:
         verdict = "Whether training pays cannot be told by so few questions, or with so short a recipe."
-    if _judged(trained, points[-2].answers) == _BETTER:
-        verdict += " More questions would bring more: the last step of the curve still rises."
+    if _judged(trained, points[-2].answers) == _BETTER and trained.mean(SCORE) < 1:
+        verdict += " More questions are likely to bring more: the last step of the curve still rises."
     return paint(verdict, BOLD)
