@@ -10,6 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def check_place(target: Path, may_replace: Callable[[Path], bool]) -> bool:
+    """Return whether there is something at a place that a folder is to be written to.
+
+    Raises:
+        FileExistsError: If it is not empty and may not be replaced.
+    """
+    occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    if occupied and not may_replace(target):
+        raise FileExistsError(f"{target} exists and holds something else; choose another path or empty it first")
+    return occupied
+
+
 @contextmanager
 def whole_folder(target: Path, may_replace: Callable[[Path], bool]) -> Iterator[Path]:
     """Write a folder beside its place and move it there when it is complete.
@@ -24,9 +36,7 @@ def whole_folder(target: Path, may_replace: Callable[[Path], bool]) -> Iterator[
     Raises:
         FileExistsError: If the target exists, is not empty and may not be replaced.
     """
-    occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
-    if occupied and not may_replace(target):
-        raise FileExistsError(f"{target} exists and holds something else; choose another path or empty it first")
+    occupied = check_place(target, may_replace)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:

@@ -407,10 +407,19 @@ class ChunkIndex:
         Raises:
             UnknownIdError: If no chunk belongs to it.
         """
-        members = self._view.layout.chunks_of_document.get(document_id)
+        return self.delete(self.ids_of_document(document_id))
+
+    def ids_of_document(self, document_id: str) -> list[str]:
+        """Return the ids of a document's chunks, in order.
+
+        Raises:
+            UnknownIdError: If no chunk belongs to it.
+        """
+        layout = self._view.layout
+        members = layout.chunks_of_document.get(document_id)
         if members is None:
             raise UnknownIdError(f"no chunk belongs to the document {document_id!r}")
-        return self.delete([self._view.layout.ids[i] for i in members])
+        return [layout.ids[i] for i in members]
 
     def refresh(self) -> None:
         """Take over what other processes have added or deleted since this index was loaded."""

@@ -86,8 +86,7 @@ class QRAGModel:
         """
         self.config = config
         self.source = source
-        self.cache = cache if cache is None or isinstance(cache, EmbeddingCache) else EmbeddingCache(cache)
-        self._devices = worker_devices(workers)
+        self.embed_with(cache, workers)
         self._load_pair = load_pair
         self._device = device
         self._dtype = dtype
@@ -238,6 +237,16 @@ class QRAGModel:
         )
         self.action_encoder.warn_of_cut(num_cut, len(texts))
         return embeddings
+
+    def embed_with(self, cache: str | Path | EmbeddingCache | None = None, workers: Workers = None) -> None:
+        """Choose how chunks are embedded from now on; see `from_pretrained`.
+
+        Raises:
+            CacheError: If there is something else in the cache's place, or it is damaged.
+            ValueError: If no worker is named.
+        """
+        self.cache = cache if cache is None or isinstance(cache, EmbeddingCache) else EmbeddingCache(cache)
+        self._devices = worker_devices(workers)
 
     def embed_block(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
         """Embed chunks without cache and workers: (M, D), float32; also return how many had to be cut."""

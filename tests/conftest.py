@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,24 @@ def model(tiny_encoder: Path) -> QRAGModel:
 def corpus_model(tiny_encoder: Path) -> QRAGModel:
     """An untrained pair of the tiny encoder without positions."""
     return QRAGModel.from_encoder(tiny_encoder, positions="none", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a pair like ``model``."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    QRAGModel.from_encoder(tiny_encoder, positions="relative", output_scale=0.1).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def without_bars() -> Iterator[None]:
+    """A command of its own process turns the bars of transformers off before it loads that; within tests it cannot."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    yield
+    logging.enable_progress_bar()
 
 
 @pytest.fixture

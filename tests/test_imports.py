@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "qrag_retriever"
 LINES = [
-    ["errors", "checks", "batching", "_extras", "_files", "positions", "rotary", "state"],
-    ["records", "devices", "default_model", "embedding_cache"],
+    ["errors", "checks", "batching", "_extras", "_files", "positions", "rotary", "state", "sentences"],
+    ["records", "devices", "default_model", "embedding_cache", "json_lines", "_terminal"],
     ["filters", "layout", "q_values", "scan", "config", "steps", "bulk"],
     ["encoders", "transaction", "model_card", "compact", "reference_checkpoint"],
     ["pair", "storage"],
@@ -24,10 +24,11 @@ LINES = [
     ["retriever"],
     ["training"],
     ["benchmarks"],
+    ["cli"],
 ]
 # The same within the training package.
 TRAINING_LINES = [
-    ["data_checks", "sentences", "timing", "recipe", "processes", "returns", "imitation", "schedules", "health"],
+    ["data_checks", "timing", "recipe", "processes", "returns", "imitation", "schedules", "health"],
     ["stop_signals", "data"],
     ["datasets", "rewards", "checkpoint", "logs"],
     ["environment", "labelled_states", "sampling", "chunk_cache", "batches", "networks", "starting_point"],

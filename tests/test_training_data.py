@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qrag_retriever.errors import DataError
+from qrag_retriever.sentences import locate, make_splitter, split_sentences
 from qrag_retriever.training import data
 from qrag_retriever.training.data import JsonLines, Sample
-from qrag_retriever.training.sentences import locate, make_splitter, split_sentences
 
 RANDOM = np.random.default_rng(0)
 CHUNKS = {"id": "a", "question": "Where?", "chunks": ["In the hall.", "Out.", "Nowhere."], "supporting": [2, 0]}

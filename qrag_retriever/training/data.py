@@ -14,8 +14,9 @@ import numpy as np
 from qrag_retriever.checks import check_at_least_one
 from qrag_retriever.config import Mode
 from qrag_retriever.errors import DataError
-from qrag_retriever.training.data_checks import Line, Place, read_line
-from qrag_retriever.training.sentences import CountTokens, SplitText, locate, make_splitter
+from qrag_retriever.json_lines import Place
+from qrag_retriever.sentences import CountTokens, SplitText, locate, make_splitter
+from qrag_retriever.training.data_checks import Line, read_line
 
 DEFAULT_CHUNK_TOKENS = 256
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

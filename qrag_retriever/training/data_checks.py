@@ -1,41 +1,22 @@
-"""Strict reading of data files: what is wrong with a line is said with file, line number, expectation and finding."""
+"""The lines of a user's own questions, checked."""
 
 from __future__ import annotations
 
-import difflib
-import json
-import reprlib
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from qrag_retriever.checks import check_text
-from qrag_retriever.errors import DataError
+from qrag_retriever.json_lines import (
+    Place,
+    checked_text,
+    filled_list,
+    is_integer,
+    list_of,
+    nearest,
+    parse_object,
+    text_of,
+)
 
 KEYS = ("id", "question", "chunks", "document", "supporting", "answers")
-
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = 80
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where something was read: a file, and a line in it (from 1) if there is one to name."""
-
-    path: Path
-    line: int | None = None
-
-    def __str__(self) -> str:
-        return str(self.path) if self.line is None else f"{self.path}, line {self.line}"
-
-    def error(self, reason: str) -> DataError:
-        """Return an error that names the place."""
-        return DataError(f"{self}: {reason}")
-
-    def expected(self, what: str, expected: str, got: Any) -> DataError:
-        """Return an error that says what was expected of what, and what came."""
-        return self.error(f"{what}: expected {expected}, got {show(got)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,93 +40,6 @@ class Line:
     supporting: tuple[int, ...] | None = None
     spans: tuple[tuple[int, int], ...] | None = None
     answers: tuple[tuple[str, ...], ...] | None = None
-
-
-def show(value: Any) -> str:
-    """Return a value with its type, as short as an error message wants it."""
-    return "null" if value is None else f"{type(value).__name__} {_short.repr(value)}"
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return '; did you mean ...?' where a known name is near, else an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def parse_object(raw: bytes, place: Place) -> dict[str, Any]:
-    """Read one JSON object.
-
-    Raises:
-        DataError: If the bytes are not UTF-8, not JSON, not one object, or name a key twice.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            raise place.error(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
-        return found
-
-    try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
-    except DataError:
-        raise
-    except UnicodeDecodeError as error:
-        raise place.error(
-            f"not valid UTF-8 at byte {error.start} of the line ({error.reason}); save it as UTF-8"
-        ) from None
-    except RecursionError:
-        raise place.error("not a JSON object that can be read: nested too deeply") from None
-    except ValueError as error:  # JSONDecodeError, or a number of thousands of digits
-        raise place.error(f"not JSON: {error}; expected one object in each line, got {raw[:60]!r}") from None
-    if not isinstance(value, dict):
-        raise place.expected("line", "a JSON object", value)
-    return value
-
-
-def checked_text(value: Any, what: str, place: Place) -> str:
-    """Return a string that says something.
-
-    Raises:
-        DataError: If it is not a string, is blank, or has a lone surrogate.
-    """
-    try:
-        check_text(value, what)
-    except TypeError:
-        raise place.expected(what, "a string", value) from None
-    except ValueError as error:
-        raise place.error(str(error)) from None
-    text: str = value
-    if not text.strip():
-        raise place.expected(what, "a string that is not blank", value)
-    return text
-
-
-def text_of(record: dict[str, Any], key: str, place: Place) -> str:
-    """Return the text under a key that must be there.
-
-    Raises:
-        DataError: If the key is missing or its value is not a string that says something.
-    """
-    if key not in record:
-        raise place.error(f"the key {key!r} is missing; the line has {', '.join(map(repr, record)) or 'no keys'}")
-    return checked_text(record[key], key, place)
-
-
-def list_of(record: dict[str, Any], key: str, place: Place) -> list[Any]:
-    """Return the list under a key that must be there.
-
-    Raises:
-        DataError: If the key is missing or its value is not a list with something in it.
-    """
-    if key not in record:
-        raise place.error(f"the key {key!r} is missing; the line has {', '.join(map(repr, record)) or 'no keys'}")
-    return _filled_list(record[key], key, place)
-
-
-def is_integer(value: Any) -> bool:
-    """Tell an integer; true and false are none."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def read_line(raw: bytes, place: Place) -> Line:
@@ -177,16 +71,8 @@ def read_line(raw: bytes, place: Place) -> Line:
     return Line(line_id, question, chunks=chunks, supporting=supporting, answers=answers)
 
 
-def _filled_list(value: Any, what: str, place: Place) -> list[Any]:
-    if not isinstance(value, list):
-        raise place.expected(what, "a list", value)
-    if not value:
-        raise place.expected(what, "a list with something in it (leave the key out if it is not known)", value)
-    return value
-
-
 def _indices(value: Any, num_chunks: int, place: Place) -> tuple[int, ...]:
-    for i, chunk_id in enumerate(_filled_list(value, "supporting", place)):
+    for i, chunk_id in enumerate(filled_list(value, "supporting", place)):
         what = f"supporting[{i}]"
         if not is_integer(chunk_id):
             raise place.expected(what, "an integer, the index of a chunk", chunk_id)
@@ -201,7 +87,7 @@ def _indices(value: Any, num_chunks: int, place: Place) -> tuple[int, ...]:
 
 def _spans(value: Any, document: str, place: Place) -> tuple[tuple[int, int], ...]:
     spans = []
-    for i, span in enumerate(_filled_list(value, "supporting", place)):
+    for i, span in enumerate(filled_list(value, "supporting", place)):
         what = f"supporting[{i}]"
         if not isinstance(span, list) or len(span) != 2 or not all(map(is_integer, span)):
             raise place.expected(what, "two integers [start, end], a span of the document in characters", span)
@@ -220,7 +106,7 @@ def _answers(value: Any, place: Place) -> tuple[tuple[str, ...], ...]:
     return tuple(
         tuple(
             checked_text(alias, f"answers[{i}][{j}]", place)
-            for j, alias in enumerate(_filled_list(aliases, f"answers[{i}]", place))
+            for j, alias in enumerate(filled_list(aliases, f"answers[{i}]", place))
         )
-        for i, aliases in enumerate(_filled_list(value, "answers", place))
+        for i, aliases in enumerate(filled_list(value, "answers", place))
     )

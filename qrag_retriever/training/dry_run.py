@@ -10,6 +10,7 @@ import torch
 from qrag_retriever.devices import peak_memory_mb
 from qrag_retriever.training.run_folder import RunFolder
 from qrag_retriever.training.sampling import Task
+from qrag_retriever.training.stages import Stage
 from qrag_retriever.training.trainer import Trainer
 
 # Samples looked at for the means; more would keep the reader waiting.
@@ -82,16 +83,25 @@ def _cost(trainer: Trainer) -> Iterator[str]:
         if stage.name == "pqn" and recipe.reward.kind == "llm":
             yield f"  {stage.name}: {stage.num_updates:,} updates; not timed, because each asks the language model"
             continue
-        stage.begin()
-        # The first update embeds the era's chunks; the quickest of the next is what most updates take.
-        first, *later = [trainer.one_update(stage) for _ in range(_TIMED_UPDATES)]
-        usual = min(later)
+        first, usual = update_seconds(trainer, stage)
         refreshes = stage.num_updates / recipe.run.refresh_updates
         seconds = stage.num_updates * usual + refreshes * max(0.0, first - usual)
         total += seconds
         yield f"  {stage.name}: {stage.num_updates:,} updates of about {usual:.2f} s: {_duration(seconds)}"
     yield f"estimate: {_duration(total)} and validation every {recipe.run.evaluate_updates} updates, on this machine"
     yield f"memory: {_memory(trainer.pair.device)}"
+
+
+def update_seconds(trainer: Trainer, stage: Stage) -> tuple[float, float]:
+    """Time a few updates of a stage: the first, which embeds the era's chunks, and the quickest of the next.
+
+    Args:
+        trainer: Not used for training afterwards.
+        stage: One of its stages.
+    """
+    stage.begin()
+    first, *later = [trainer.one_update(stage) for _ in range(_TIMED_UPDATES)]
+    return first, min(later)
 
 
 def _duration(seconds: float) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 
 from qrag_retriever.benchmarks.suite import stress
 from qrag_retriever.checks import check_at_least_one
+from qrag_retriever.json_lines import nearest
 from qrag_retriever.training.data import Sample, SampleSource
-from qrag_retriever.training.data_checks import nearest
 from qrag_retriever.training.datasets import LENGTHS, SOURCES, BabiLong, DatasetSource, open_source
 
 # Name of a length -> tokens, counted by MiniLM's tokenizer.

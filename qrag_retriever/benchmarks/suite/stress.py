@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from qrag_retriever.errors import DataError
+from qrag_retriever.sentences import split_sentences
 from qrag_retriever.training.data import Sample
 from qrag_retriever.training.datasets import LENGTHS, BabiLong, BookNoise, DatasetSource, Split
 from qrag_retriever.training.datasets.babi import read_stories
 from qrag_retriever.training.datasets.books import Noise, SentencePool
 from qrag_retriever.training.datasets.reading import find_file, find_files, read_text
 from qrag_retriever.training.datasets.squad import read_articles
-from qrag_retriever.training.sentences import split_sentences
 
 _MOVE = re.compile(r"(\w+) (?:went|moved|journeyed|travelled)(?: back)? to the (\w+)\.")
 _ORDINALS = ("first", "second", "third", "fourth")

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from qrag_retriever.json_lines import nearest
 from qrag_retriever.training.data import SampleSource
-from qrag_retriever.training.data_checks import nearest
 from qrag_retriever.training.datasets.babi import LENGTHS, BabiLong
 from qrag_retriever.training.datasets.books import BookNoise
 from qrag_retriever.training.datasets.cloze import BookCloze

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from qrag_retriever.checks import check_at_least_one
+from qrag_retriever.json_lines import Place
 from qrag_retriever.training.data import Sample
-from qrag_retriever.training.data_checks import Place
 from qrag_retriever.training.datasets.books import Noise, default_noise
 from qrag_retriever.training.datasets.carrying import questions_before
 from qrag_retriever.training.datasets.reading import find_file, read_text

@@ -12,9 +12,9 @@ import numpy as np
 
 from qrag_retriever.checks import check_at_least_one
 from qrag_retriever.errors import DataError
+from qrag_retriever.sentences import split_sentences
 from qrag_retriever.training.datasets.reading import find_files, read_text
 from qrag_retriever.training.datasets.splits import Split, check_split
-from qrag_retriever.training.sentences import split_sentences
 
 TRAINING_WINDOW, TEST_WINDOW = 4_000, 20_000
 _EVERY = 10  # every so manieth train book is for validation

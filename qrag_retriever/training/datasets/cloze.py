@@ -9,11 +9,11 @@ import numpy as np
 
 from qrag_retriever.checks import check_at_least_one
 from qrag_retriever.errors import DataError
+from qrag_retriever.sentences import split_sentences
 from qrag_retriever.training.data import Sample
 from qrag_retriever.training.datasets.books import book_files
 from qrag_retriever.training.datasets.reading import read_text
 from qrag_retriever.training.datasets.splits import Split, check_split
-from qrag_retriever.training.sentences import split_sentences
 
 _STEP_LIMIT = 3
 _SHORTEST = 200  # characters of a paragraph that is asked for

@@ -19,10 +19,10 @@ import numpy as np
 
 from qrag_retriever.checks import check_at_least_one
 from qrag_retriever.errors import DataError
+from qrag_retriever.sentences import split_sentences
 from qrag_retriever.training.data import Sample
 from qrag_retriever.training.datasets.splits import Split, check_split
 from qrag_retriever.training.datasets.training_paragraphs import plain_name, training_paragraphs
-from qrag_retriever.training.sentences import split_sentences
 
 _STEP_LIMIT = 4
 # Names of one short word are as often something else.

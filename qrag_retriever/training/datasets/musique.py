@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from qrag_retriever.json_lines import Place, checked_text, list_of, text_of
 from qrag_retriever.training.data import Sample
-from qrag_retriever.training.data_checks import Place, checked_text, list_of, text_of
 from qrag_retriever.training.datasets.passages import FixedQuestions, TitledSample, check_new_id, select_split
 from qrag_retriever.training.datasets.reading import find_file, object_at, passage, read_records
 from qrag_retriever.training.datasets.splits import Split, check_share, check_split

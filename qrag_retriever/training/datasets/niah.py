@@ -14,13 +14,13 @@ import numpy as np
 
 from qrag_retriever._extras import require_extra
 from qrag_retriever.checks import check_at_least_one
+from qrag_retriever.json_lines import nearest
+from qrag_retriever.sentences import CountTokens, split_sentences
 from qrag_retriever.training.data import Sample
-from qrag_retriever.training.data_checks import nearest
 from qrag_retriever.training.datasets.books import BookNoise, default_noise
 from qrag_retriever.training.datasets.passages import num_wanted
 from qrag_retriever.training.datasets.reading import find_files, read_text
 from qrag_retriever.training.datasets.splits import Split, check_split
-from qrag_retriever.training.sentences import CountTokens, split_sentences
 
 Haystack = Literal["noise", "essay", "needle"]
 ValueType = Literal["words", "numbers", "uuids"]

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from qrag_retriever.checks import check_at_least_one
+from qrag_retriever.json_lines import Place
+from qrag_retriever.sentences import CountTokens
 from qrag_retriever.training.data import Sample, SampleSource
-from qrag_retriever.training.data_checks import Place
 from qrag_retriever.training.datasets.reading import num_fitting
 from qrag_retriever.training.datasets.splits import Split, check_filled, cut_linked
-from qrag_retriever.training.sentences import CountTokens
 
 _IN_TEST = "gold title in a test file"
 _WINDOW = 400

@@ -11,8 +11,8 @@ from typing import Any
 
 from qrag_retriever.checks import check_at_least_one
 from qrag_retriever.errors import DataError
-from qrag_retriever.training.data_checks import Place, checked_text, is_integer, parse_object
-from qrag_retriever.training.sentences import CountTokens
+from qrag_retriever.json_lines import Place, checked_text, is_integer, parse_object
+from qrag_retriever.sentences import CountTokens
 
 _NUM_MEASURED = 500
 

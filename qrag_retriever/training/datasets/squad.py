@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qrag_retriever.training.data_checks import Place, list_of, text_of
+from qrag_retriever.json_lines import Place, list_of, text_of
+from qrag_retriever.sentences import CountTokens
 from qrag_retriever.training.datasets.passages import PooledQuestion, PooledQuestions
 from qrag_retriever.training.datasets.reading import find_file, object_at, read_json
 from qrag_retriever.training.datasets.splits import Split, check_share, check_split, cut_of
-from qrag_retriever.training.sentences import CountTokens
 
 _TEST_NAMES = "squad/squad_v2_dev_half.json.gz", "squad/squad_v2_dev_half.json"
 _TRAIN_NAMES = "squad/xquad_en_squad_v1_dev_subset.json.gz", "squad/xquad_en_squad_v1_dev_subset.json"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from qrag_retriever.json_lines import Place, checked_text, list_of, nearest, text_of
+from qrag_retriever.sentences import CountTokens
 from qrag_retriever.training.data import Sample
-from qrag_retriever.training.data_checks import Place, checked_text, list_of, nearest, text_of
 from qrag_retriever.training.datasets.passages import (
     FixedQuestions,
     PooledQuestion,
@@ -19,7 +20,6 @@ from qrag_retriever.training.datasets.passages import (
 )
 from qrag_retriever.training.datasets.reading import find_file, passage, read_records, supporting_titles
 from qrag_retriever.training.datasets.splits import Split, check_share, check_split
-from qrag_retriever.training.sentences import CountTokens
 
 WikiName = Literal["hotpotqa", "2wiki"]
 Setting = Literal["distractor", "fullwiki"]

@@ -1,7 +1,7 @@
 """Splitting text: into sentences by NLTK's Punkt, into chunks by LlamaIndex's SentenceSplitter.
 
-The one place in training that knows llama-index-core, which brings NLTK and the data of its Punkt model along; both
-are imported when the first text is split, and nothing is downloaded.
+llama-index-core brings NLTK and the data of its Punkt model along; both are imported when the first text is split, and
+nothing is downloaded.
 """
 
 from __future__ import annotations

@@ -1,0 +1,44 @@
+"""How results are shown: for people on a terminal, or as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+BOLD, DIM, CYAN = "1", "2", "36"
+
+
+def paint(text: str, style: str) -> str:
+    """Colour a text if the standard output is a terminal and nobody minds (https://no-color.org)."""
+    wanted = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return f"\x1b[{style}m{text}\x1b[0m" if wanted else text
+
+
+def one_line(text: str, width: int) -> str:
+    """Return a text as one line of at most ``width`` characters."""
+    words = " ".join(text.split())
+    return words if len(words) <= width else f"{words[: width - 3]}..."
+
+
+def check_folder_of(path: Path | None) -> None:
+    """Find out before the work whether there is a folder to write its result to.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if path is not None and not path.absolute().parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent} to write {path.name} to")
+
+
+def as_json(value: Any) -> str:
+    """Return JSON in one line, in characters that the standard output has."""
+    is_unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    return json.dumps(value, ensure_ascii=not is_unicode)
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
