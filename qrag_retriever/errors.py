@@ -12,7 +12,7 @@ class EngineError(ValueError):
 
 
 class StaleVersionError(RuntimeError):
-    """Chunks of the version that is searched were deleted or replaced meanwhile, and an engine keeps only the newest."""
+    """Chunks of the version that is searched were deleted or replaced meanwhile; an engine keeps only the newest."""
 
 
 class ModelFolderError(ValueError):

@@ -242,7 +242,7 @@ class ChunkIndex:
         every hop is one statement, and its scan is exact. Tables: ``table``, ``table_settings``, ``table_deleted``.
 
         Args:
-            connection: A connection string, or a psycopg connection in autocommit mode, which the index keeps to itself.
+            connection: A connection string, or a psycopg connection in autocommit mode for this index alone.
             table: Name of the table, taken literally.
             schema: Of the tables; None leaves it to the connection's search path.
             model: A `QRAGModel`, a model folder or a hub id. None takes the model that built the index from where it
@@ -309,8 +309,8 @@ class ChunkIndex:
         asked to list what it holds. So such an index cannot be opened again. It is as exact as the store's search.
 
         Args:
-            store: A LangChain ``VectorStore`` or a LlamaIndex ``BasePydanticVectorStore``. Other documents in it do not
-                matter; another index in it does.
+            store: A LangChain ``VectorStore`` or a LlamaIndex ``BasePydanticVectorStore`` for vectors of one component
+                more than the model's. Other documents in it do not matter; another index in it does.
             model: As in `on_pgvector`.
             mode: As in `on_pgvector`.
             dim: As in `on_pgvector`.

@@ -1,8 +1,9 @@
 """PostgreSQL with pgvector.
 
-A hop is one statement: every range of places is a scan of the primary key, with exact inner products; no vector index is
-made, and one that somebody makes is not used. A change is one transaction, in which the row of the settings is locked, so
-that writers in several processes take turns. Everything that comes from a user is bound as a parameter; names are quoted.
+A hop is one statement: every range of places is a scan of the primary key, with exact inner products; no vector index
+is made, and one that somebody makes is not used. A change is one transaction, in which the row of the settings is
+locked, so that writers in several processes take turns. What comes from a user is bound as a parameter; names are
+quoted.
 """
 
 from __future__ import annotations
@@ -208,7 +209,7 @@ class PgVectorEngine:
     def _sql(self, statement: str, **parts: sql.Composable) -> sql.Composed:
         from psycopg.sql import SQL
 
-        return SQL(statement).format(**self._names, **parts)  # type: ignore[arg-type]  # our own statements only
+        return SQL(statement).format(**self._names, **parts)
 
 
 def _prepare(connection: psycopg.Connection[Any]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from qrag_retriever.engines.base import Engine, check_version
 from qrag_retriever.engines.scan import EngineScan
+from qrag_retriever.errors import StaleVersionError
 from qrag_retriever.records import Record
 
 
@@ -29,7 +30,11 @@ class EngineSource:
         """
         found = self.engine.records(self.rows[np.asarray(chunk_ids, np.int64)])
         check_version(self.engine, self.version)
-        return [record for record in found if record is not None]
+        present = [record for record in found if record is not None]
+        if len(present) < len(found):
+            # Of an engine without transactions: another process is in the middle of a change.
+            raise StaleVersionError(f"chunks of the index {self.engine.location} are being changed; search again")
+        return present
 
     def vectors(self, chunk_ids: np.ndarray) -> np.ndarray:
         """Read exact embeddings: (M, D), float32; errors as for `records`."""
