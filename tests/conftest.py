@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -79,6 +81,19 @@ def model(tiny_encoder: Path) -> QRAGModel:
 def corpus_model(tiny_encoder: Path) -> QRAGModel:
     """An untrained pair of the tiny encoder without positions."""
     return QRAGModel.from_encoder(tiny_encoder, positions="none", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A connection string of a real PostgreSQL with pgvector, for this session."""
+    pgserver = pytest.importorskip("pgserver", reason="pgserver has no wheel for this platform")
+    # A short path: it holds a socket.
+    with tempfile.TemporaryDirectory() as folder:
+        server = pgserver.get_server(folder)
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
 
 
 @pytest.fixture

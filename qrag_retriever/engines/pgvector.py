@@ -99,17 +99,18 @@ class PgVectorEngine:
 
     def read(self) -> tuple[EngineSettings, Layout] | None:
         """Read settings and layout; see `Engine.read`."""
-        with self._lock, self._connection.transaction():
-            # One snapshot for both statements.
-            self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        with self._lock:
             if not self._exists("table"):
                 return None
             if not self._exists("settings_table"):
                 raise EngineError(f"there is something else {self.location}: it has no settings; name another table")
-            settings = self._settings()
-            rows = self._execute("SELECT place, id, document_id FROM {table}").fetchall()
+            settings: EngineSettings | None = None
+            # Two statements see one version if no other was committed in between.
+            while settings != (newest := self._settings()):
+                settings = newest
+                rows = self._execute("SELECT place, id, document_id FROM {table}").fetchall()
         places, ids, documents = zip(*rows, strict=True) if rows else ((), (), ())
-        return settings, layout_of(places, ids, documents)
+        return newest, layout_of(places, ids, documents)
 
     @contextmanager
     def writing(self) -> Iterator[Change]:
