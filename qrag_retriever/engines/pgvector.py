@@ -39,10 +39,11 @@ CREATE TABLE {table} (
 CREATE TABLE {deleted_table} (id text NOT NULL);
 CREATE TABLE {settings_table} (value json NOT NULL);
 """
-# By the negated distance, so that no index on the distance can stand in for the exact order.
+# By the negated distance, so that no index on the distance can stand in for the exact order. Queries go in binary: as
+# text they take longer than their search.
 _SEARCH = """
 SELECT s.number, r.place, r.score
-FROM unnest(%(queries)s::vector[], %(lows)s::bigint[], %(highs)s::bigint[])
+FROM unnest(%(queries)b::vector[], %(lows)s::bigint[], %(highs)s::bigint[])
     WITH ORDINALITY AS s (query, low, high, number)
 CROSS JOIN LATERAL (
     SELECT place, -(embedding <#> s.query) AS score FROM {table}
@@ -68,6 +69,8 @@ class PgVectorEngine:
         self._lock = threading.RLock()
         names = {"table": table, "settings_table": f"{table}_settings", "deleted_table": f"{table}_deleted"}
         self._names = {key: _identifier(schema, name) for key, name in names.items()}
+        # Where values are bound, psycopg looks for placeholders in names too.
+        self._bound_names = {key: _identifier(schema, name, "%%") for key, name in names.items()}
         with self._lock:
             _prepare(connection)
 
@@ -140,7 +143,8 @@ class PgVectorEngine:
     def oldest(self) -> int:
         """Return the oldest version that is still whole; see `Engine.oldest`."""
         with self._lock:
-            return self._settings().oldest
+            row = self._execute("SELECT (value->>'oldest')::bigint FROM {settings_table}").fetchone()
+        return int(row[0]) if row else self._settings().oldest
 
     def deleted_ids(self) -> set[str]:
         """Return the ids that were ever deleted."""
@@ -163,7 +167,7 @@ class PgVectorEngine:
     def _by_place(self, columns: str, places: np.ndarray) -> dict[int, Sequence[Any]]:
         statement = f"SELECT place, {columns} FROM {{table}} WHERE place = ANY(%s)"  # noqa: S608  # our own columns
         with self._lock, self._connection.cursor(binary=True) as cursor:
-            return {row[0]: row[1:] for row in cursor.execute(self._sql(statement), [places.tolist()])}
+            return {row[0]: row[1:] for row in cursor.execute(self._sql(statement, bound=True), [places.tolist()])}
 
     def _apply(self, change: Change) -> None:
         from psycopg.types.json import Json
@@ -205,12 +209,12 @@ class PgVectorEngine:
         return row is not None and row[0] is not None
 
     def _execute(self, statement: str, values: Any = None) -> psycopg.Cursor[Any]:
-        return self._connection.execute(self._sql(statement), values)
+        return self._connection.execute(self._sql(statement, bound=values is not None), values)
 
-    def _sql(self, statement: str, **parts: sql.Composable) -> sql.Composed:
+    def _sql(self, statement: str, bound: bool = False, **parts: sql.Composable) -> sql.Composed:
         from psycopg.sql import SQL
 
-        return SQL(statement).format(**self._names, **parts)
+        return SQL(statement).format(**self._bound_names if bound else self._names, **parts)
 
 
 def _prepare(connection: psycopg.Connection[Any]) -> None:
@@ -231,7 +235,7 @@ def _prepare(connection: psycopg.Connection[Any]) -> None:
     connection.execute("SET jit = off")
 
 
-def _identifier(schema: str | None, name: str) -> sql.Identifier:
+def _identifier(schema: str | None, name: str, percent: str = "%") -> sql.Identifier:
     from psycopg.sql import Identifier
 
     for part in (name, schema):
@@ -239,7 +243,7 @@ def _identifier(schema: str | None, name: str) -> sql.Identifier:
             raise ValueError(
                 f"expected a name of 1 to {_NAME_BYTES} bytes, got {part!r}; PostgreSQL would cut a longer one short"
             )
-    return Identifier(name) if schema is None else Identifier(schema, name)
+    return Identifier(*(part.replace("%", percent) for part in (schema, name) if part is not None))
 
 
 def _check_storable(record: Record) -> None:
