@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,11 +31,11 @@ def test_every_way_finds_the_same_and_is_timed(
     assert "PostgreSQL, pgvector" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("module", "extra"), [("psycopg", "pgvector"), ("qdrant_client", "qdrant")])
-def test_a_missing_extra_is_named(module: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("module", "extra", "opening"),
+    [("psycopg", "pgvector", ChunkIndex.on_pgvector), ("qdrant_client", "qdrant", ChunkIndex.on_qdrant)],
+)
+def test_a_missing_extra_is_named(module: str, extra: str, opening: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"qrag-retriever\[{extra}\]"):
-        if extra == "pgvector":
-            ChunkIndex.on_pgvector("postgresql://nowhere")
-        else:
-            ChunkIndex.on_qdrant("http://nowhere")
+        opening("somewhere")
