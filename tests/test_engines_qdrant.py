@@ -57,6 +57,13 @@ def test_a_foreign_collection_is_refused_and_left_alone(client: QdrantClient) ->
         ChunkIndex.on_qdrant(5, model=MODEL)
 
 
+def test_lost_settings_are_told(client: QdrantClient) -> None:
+    index = ChunkIndex.on_qdrant(client, model=MODEL)
+    client.delete("qrag_chunks_settings", [0])
+    with pytest.raises(EngineError, match="lost its settings"):
+        index.add(["a"])
+
+
 def test_a_location_makes_a_client() -> None:
     index = ChunkIndex.on_qdrant(":memory:", dim=DIM)
     index.add(["a"], embeddings=states(1))

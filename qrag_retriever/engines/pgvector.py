@@ -190,10 +190,9 @@ class PgVectorEngine:
         with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
             copy.set_types(["int8", "text", "text", "text", "json", "json", "vector"])
             for place, record, vector in zip(change.places.tolist(), change.records, change.vectors, strict=True):
-                node = node_json(record)
                 # Text that is JSON already.
-                metadata, extra = (text and Json(text, dumps=str) for text in (metadata_json(record), node))
-                copy.write_row((place, record.id, record.document_id, record.text, metadata, extra, vector))
+                metadata, node = (text and Json(text, dumps=str) for text in (metadata_json(record), node_json(record)))
+                copy.write_row((place, record.id, record.document_id, record.text, metadata, node, vector))
 
     def _settings(self, lock: str = "") -> EngineSettings:
         with self._lock:

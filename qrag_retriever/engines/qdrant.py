@@ -90,6 +90,10 @@ class QdrantEngine:
         with self._lock:
             if not self._client.collection_exists(self._collection):
                 return None
+            if not self._client.collection_exists(self._settings_collection):
+                raise EngineError(
+                    f"there is something else {self.location}: it has no settings; name another collection"
+                )
             settings = self._settings()
             chunks = [(point.id, point.payload) for point in self._scroll(self._collection, ["id", "document_id"])]
         # A move to another document that was cut off leaves a chunk in both places, of which either will do.
@@ -198,14 +202,10 @@ class QdrantEngine:
 
     def _settings(self) -> EngineSettings:
         with self._lock:
-            found = (
-                self._client.retrieve(self._settings_collection, [_SETTINGS_POINT])
-                if self._client.collection_exists(self._settings_collection)
-                else []
-            )
+            found = self._client.retrieve(self._settings_collection, [_SETTINGS_POINT])
         payload = found[0].payload or {} if found else {}
         if "settings" not in payload:
-            raise EngineError(f"there is something else {self.location}: it has no settings; name another collection")
+            raise EngineError(f"the index {self.location} has lost its settings; restore it or build it again")
         return EngineSettings.parsed(json.loads(payload["settings"]), self.location)
 
     def _retrieve(self, places: np.ndarray, **what: bool) -> Iterator[Any]:
