@@ -35,7 +35,8 @@ class ChunkIndex:
     """Chunks in document order, with their embeddings; can be shared by many retrievers and threads.
 
     A ``chunk_id`` is a chunk's rank in document order in the current version; an ``id`` is the user's own, and stable.
-    A search works on the version that it started with, whatever is added or deleted meanwhile.
+    A search works on the version that it started with, whatever is added or deleted meanwhile; on an engine it starts
+    anew if chunks are deleted or replaced.
     """
 
     def __init__(
