@@ -1,12 +1,14 @@
-"""How additions and deletions make the next version of an index: in memory, or through its folder.
+"""How additions and deletions make the next version of an index: in memory, or through where it is kept.
 
-Both backings answer the same calls; the caller sees to it that one thread makes a change at a time.
+All backings answer the same calls; the caller sees to it that one thread makes a change at a time.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,11 +19,13 @@ from qrag_retriever.scan.growing import GrowingArray
 from qrag_retriever.sources import FolderSource, MemorySource
 from qrag_retriever.storage import IndexFolder
 from qrag_retriever.transaction import FolderSettings
-from qrag_retriever.view import Geometry, IndexView
+from qrag_retriever.view import Geometry, IndexView, Source
 
 
 class MemoryBacking:
     """An index that lives in memory."""
+
+    location = "in memory"
 
     def __init__(self, deleted: Sequence[str] = ()) -> None:
         """Remember the ids that were deleted before."""
@@ -65,13 +69,121 @@ class MemoryBacking:
         return successor
 
 
-class FolderBacking:
-    """An index that is bound to a folder: a change is on disk before the new version is seen."""
+class StoredSettings(Protocol):
+    """What an index outside memory says of itself, as far as a backing needs it."""
+
+    @property
+    def dim(self) -> int:
+        """Components of a vector."""
+
+    @property
+    def mode(self) -> str:
+        """Either "document" or "corpus"."""
+
+    @property
+    def model(self) -> dict[str, Any] | None:
+        """The model that built it."""
+
+    @property
+    def revision(self) -> tuple[int, ...]:
+        """What changes with every change of the index."""
+
+
+class Store(Protocol):
+    """Where an index is kept outside memory."""
+
+    def writing(self) -> AbstractContextManager[Any]:
+        """Open the one write transaction: it has ``settings``, ``add`` and ``invalidate``."""
+
+    def deleted_ids(self) -> set[str]:
+        """Return the ids that were ever deleted."""
+
+
+class StoredBacking(ABC):
+    """An index that is bound to a store: a change is committed before the new version is seen."""
+
+    error: type[ValueError]
+
+    def __init__(self, store: Store, settings: Any) -> None:
+        """Bind to a store as it was read."""
+        self._store = store
+        self.settings = settings
+
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """Where the index is kept, to be read after "an index"."""
+
+    @abstractmethod
+    def _read(self) -> tuple[StoredSettings, Layout, Source]:
+        """Read what the store holds now."""
+
+    @abstractmethod
+    def _successor(
+        self, view: IndexView, layout: Layout, pinned: Any, vectors: np.ndarray, origin: np.ndarray
+    ) -> IndexView:
+        """Make the version that a committed transaction has left; ``self.settings`` are its settings already."""
+
+    def _pin(self, settings: Any) -> Any:
+        """Take hold, within the transaction, of what the next version will read from."""
+        return None
+
+    def reopened(self, geometry: Geometry) -> IndexView:
+        """Take over what other processes have changed."""
+        fresh, layout, source = self._read()
+        if fresh.dim != geometry.dim or fresh.mode != geometry.mode:
+            raise self.error(f"the index {self.location} was rebuilt as another kind of index; load it again")
+        known, found = ((s.model or {}).get("fingerprint") for s in (self.settings, fresh))
+        if known != found:
+            raise self.error(f"the index {self.location} was rebuilt with another model; load it again")
+        self.settings = fresh
+        return IndexView(geometry, layout, source)
+
+    def deleted_ids(self) -> set[str]:
+        """Return the ids that were ever deleted."""
+        return self._store.deleted_ids()
+
+    def add(self, view: IndexView, records: Sequence[Record], vectors: np.ndarray) -> IndexView:
+        """Add or update records; returns the version that has them."""
+        with self._store.writing() as transaction:
+            view = self._caught_up(view, transaction.settings)
+            replaced, keys = view.layout.place(records)
+            transaction.invalidate(view.layout.rows[replaced])
+            rows = transaction.add(records, keys, vectors)
+            layout, origin = view.layout.changed(replaced, records, keys, rows)
+            pinned = self._pin(transaction.settings)
+        self.settings = transaction.settings
+        return self._successor(view, layout, pinned, vectors, origin)
+
+    def delete(self, view: IndexView, ids: Sequence[str]) -> tuple[IndexView, list[str]]:
+        """Delete records; returns the version without them, and the ids that were deleted now."""
+        with self._store.writing() as transaction:
+            view = self._caught_up(view, transaction.settings)
+            absent = any(id_ not in view.layout.chunk_of for id_ in ids)
+            removed = known_chunks(view.layout, ids, self.deleted_ids() if absent else set())
+            transaction.invalidate(view.layout.rows[removed])
+            pinned = self._pin(transaction.settings)
+        self.settings = transaction.settings
+        gone = [view.layout.ids[chunk] for chunk in removed]
+        layout, origin = view.layout.changed(removed, [], [], np.empty(0, np.int64))
+        nothing = np.empty((0, view.geometry.dim), np.float32)
+        return self._successor(view, layout, pinned, nothing, origin), gone
+
+    def _caught_up(self, view: IndexView, settings: StoredSettings) -> IndexView:
+        """Take over other processes' changes before making one's own."""
+        return view if settings.revision == self.settings.revision else self.reopened(view.geometry)
+
+
+class FolderBacking(StoredBacking):
+    """An index that is bound to a folder."""
+
+    error = IndexFolderError
+    settings: FolderSettings
 
     def __init__(self, folder: IndexFolder, settings: FolderSettings) -> None:
         """Bind to a folder as it was read."""
+        super().__init__(folder, settings)
         self.folder = folder
-        self.settings = settings
 
     @classmethod
     def open(cls, folder: IndexFolder) -> tuple[FolderBacking, Layout, FolderSource]:
@@ -80,72 +192,34 @@ class FolderBacking:
         Raises:
             IndexFolderError: If it is not an index or is damaged.
         """
-        settings, layout, vectors = folder.read()
-        source = FolderSource(folder, settings.generation, vectors, layout.rows)
+        settings, layout, source = _read_folder(folder)
         return cls(folder, settings), layout, source
 
-    def reopened(self, geometry: Geometry) -> IndexView:
-        """Take over what other processes have changed."""
-        fresh, layout, source = self.open(self.folder)
-        if fresh.settings.dim != geometry.dim or fresh.settings.mode != geometry.mode:
-            raise IndexFolderError(f"{self.folder.path} was rebuilt as another kind of index; load it again")
-        known, found = ((s.model or {}).get("fingerprint") for s in (self.settings, fresh.settings))
-        if known != found:
-            raise IndexFolderError(f"{self.folder.path} was rebuilt with another model; load it again")
-        self.settings = fresh.settings
-        return IndexView(geometry, layout, source)
+    @property
+    def location(self) -> str:
+        """Where the index is kept."""
+        return f"at {str(self.folder.path)!r}"
 
-    def deleted_ids(self) -> set[str]:
-        """Return the ids that were ever deleted."""
-        return self.folder.deleted_ids()
+    def _read(self) -> tuple[FolderSettings, Layout, FolderSource]:
+        return _read_folder(self.folder)
 
-    def add(self, view: IndexView, records: Sequence[Record], vectors: np.ndarray) -> IndexView:
-        """Add or update records; returns the version that has them."""
-        with self.folder.writing() as transaction:
-            view = self._caught_up(view, transaction.settings)
-            replaced, keys = view.layout.place(records)
-            transaction.invalidate(view.layout.rows[replaced])
-            rows = transaction.add(records, keys, vectors)
-            layout, origin = view.layout.changed(replaced, records, keys, rows)
-            # Mapped before others can rewrite the folder.
-            mapped = self.folder.map_vectors(transaction.settings)
-        # The scan goes on with what is stored, not with what was rounded.
-        stored = vectors.astype(np.float16).astype(np.float32)
-        return self._adopted(view, transaction.settings, layout, mapped, stored, origin)
+    def _pin(self, settings: FolderSettings) -> np.ndarray:
+        # Mapped before others can rewrite the folder.
+        return self.folder.map_vectors(settings)
 
-    def delete(self, view: IndexView, ids: Sequence[str]) -> tuple[IndexView, list[str]]:
-        """Delete records; returns the version without them, and the ids that were deleted now."""
-        with self.folder.writing() as transaction:
-            view = self._caught_up(view, transaction.settings)
-            absent = any(id_ not in view.layout.chunk_of for id_ in ids)
-            removed = known_chunks(view.layout, ids, self.folder.deleted_ids() if absent else set())
-            transaction.invalidate(view.layout.rows[removed])
-            mapped = self.folder.map_vectors(transaction.settings)
-        gone = [view.layout.ids[chunk] for chunk in removed]
-        layout, origin = view.layout.changed(removed, [], [], np.empty(0, np.int64))
-        nothing = np.empty((0, view.geometry.dim), np.float32)
-        return self._adopted(view, transaction.settings, layout, mapped, nothing, origin), gone
-
-    def _caught_up(self, view: IndexView, settings: FolderSettings) -> IndexView:
-        """Take over other processes' changes before making one's own."""
-        unchanged = (settings.version, settings.generation) == (self.settings.version, self.settings.generation)
-        return view if unchanged else self.reopened(view.geometry)
-
-    def _adopted(
-        self,
-        view: IndexView,
-        settings: FolderSettings,
-        layout: Layout,
-        mapped: np.ndarray,
-        vectors: np.ndarray,
-        origin: np.ndarray,
+    def _successor(
+        self, view: IndexView, layout: Layout, pinned: np.ndarray, vectors: np.ndarray, origin: np.ndarray
     ) -> IndexView:
-        """Make the version that a committed transaction has left."""
-        self.settings = settings
-        source = FolderSource(self.folder, settings.generation, mapped, layout.rows)
+        source = FolderSource(self.folder, self.settings.generation, pinned, layout.rows)
         successor = IndexView(view.geometry, layout, source)
-        view.hand_over(successor, vectors, origin)
+        # The scan goes on with what is stored, not with what was rounded.
+        view.hand_over(successor, vectors.astype(np.float16).astype(np.float32), origin)
         return successor
+
+
+def _read_folder(folder: IndexFolder) -> tuple[FolderSettings, Layout, FolderSource]:
+    settings, layout, vectors = folder.read()
+    return settings, layout, FolderSource(folder, settings.generation, vectors, layout.rows)
 
 
 def known_chunks(layout: Layout, ids: Sequence[str], deleted_before: set[str]) -> list[int]:

@@ -7,6 +7,14 @@ class IndexFolderError(ValueError):
     """A folder is not a readable index: foreign, truncated, damaged, or of a newer format."""
 
 
+class EngineError(ValueError):
+    """A table, collection or store is not a readable index, or cannot carry one."""
+
+
+class StaleVersionError(RuntimeError):
+    """Chunks of the version that is searched were deleted or replaced meanwhile; an engine keeps only the newest."""
+
+
 class ModelFolderError(ValueError):
     """A folder is not a readable model: foreign, incomplete, or of a newer format."""
 

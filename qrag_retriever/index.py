@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from qrag_retriever.backing import FolderBacking, MemoryBacking
+from qrag_retriever.backing import FolderBacking, MemoryBacking, StoredBacking
 from qrag_retriever.batching import Batcher
 from qrag_retriever.checks import check_at_least_one, check_list
 from qrag_retriever.config import Mode, QRAGConfig
-from qrag_retriever.devices import Dtype, choose_device
+from qrag_retriever.devices import Dtype
+from qrag_retriever.engines.base import Engine
+from qrag_retriever.engines.opening import open_engine
 from qrag_retriever.errors import IndexFolderError, UnknownIdError
 from qrag_retriever.index_model import IndexModel, ModelLike, check_dim, embed, resolve_model
 from qrag_retriever.layout import Layout
 from qrag_retriever.model import QRAGModel
-from qrag_retriever.positions import DEFAULT_STRIDE
 from qrag_retriever.records import Record, check_records, records_from_texts
 from qrag_retriever.scan import ScanKind
-from qrag_retriever.scan.factory import choose_kind
 from qrag_retriever.scan.growing import GrowingArray
 from qrag_retriever.sources import MemorySource
 from qrag_retriever.storage import IndexFolder
 from qrag_retriever.transaction import FolderSettings
-from qrag_retriever.view import Geometry, IndexView
+from qrag_retriever.view import Geometry, IndexView, make_geometry
 
 
 class ChunkIndex:
     """Chunks in document order, with their embeddings; can be shared by many retrievers and threads.
 
     A ``chunk_id`` is a chunk's rank in document order in the current version; an ``id`` is the user's own, and stable.
-    A search works on the version that it started with, whatever is added or deleted meanwhile.
+    A search works on the version that it started with, whatever is added or deleted meanwhile; on an engine it starts
+    anew if chunks are deleted or replaced.
     """
 
     def __init__(
@@ -61,11 +62,11 @@ class ChunkIndex:
         check_records(records)
         config = model.config if model is not None else None
         check_dim(vectors.shape[1], config)
-        geometry = _geometry(vectors.shape[1], mode, config, scan, device)
+        geometry = make_geometry(vectors.shape[1], mode, config, scan, device)
         view = IndexView(geometry, Layout.initial(records), MemorySource(tuple(records), GrowingArray(vectors)))
         self._set_up(MemoryBacking(), view, IndexModel(model, device=device))
 
-    def _set_up(self, backing: MemoryBacking | FolderBacking, view: IndexView, model: IndexModel) -> None:
+    def _set_up(self, backing: MemoryBacking | StoredBacking, view: IndexView, model: IndexModel) -> None:
         self._backing = backing
         self._view = view
         self._model = model
@@ -211,7 +212,7 @@ class ChunkIndex:
             held = IndexModel(stored=settings.model, device=device, dtype=dtype)
         except IndexFolderError as error:
             raise IndexFolderError(f"{path} was {error}") from error
-        geometry = _geometry(settings.dim, settings.mode, held.config, scan, device)
+        geometry = make_geometry(settings.dim, settings.mode, held.config, scan, device)
         index = cls.__new__(cls)
         index._set_up(backing, IndexView(geometry, layout, source), held)
         if model is None and not reindex:
@@ -222,6 +223,117 @@ class ChunkIndex:
             index._embed_anew(given)
             return cls.load(path, given, device, dtype, scan=scan)
         held.use(given, settings.dim)
+        return index
+
+    @classmethod
+    def on_pgvector(
+        cls,
+        connection: Any,
+        table: str = "qrag_chunks",
+        schema: str | None = None,
+        model: ModelLike = None,
+        mode: Mode | None = None,
+        dim: int | None = None,
+        device: str | None = None,
+    ) -> ChunkIndex:
+        """Open an index in PostgreSQL with pgvector, or create an empty one; chunks and search stay on the server.
+
+        Needs the ``pgvector`` extra. What `add` and `delete` do is committed, in one transaction, before they return;
+        every hop is one statement, and its scan is exact. Tables: ``table``, ``table_settings``, ``table_deleted``.
+
+        Args:
+            connection: A connection string, or a psycopg connection in autocommit mode for this index alone.
+            table: Name of the table, taken literally.
+            schema: Of the tables; None leaves it to the connection's search path.
+            model: A `QRAGModel`, a model folder or a hub id. None takes the model that built the index from where it
+                came from, when it is first needed, and the default model for a new index.
+            mode: "document" or "corpus" for a new index (None: "document"); must agree with an existing one.
+            dim: For a new index of embeddings alone: their dimension, with no model.
+            device: Of the model.
+
+        Raises:
+            EngineError: If the table is something else, or pgvector is missing from the server.
+            ModelMismatchError: If ``model`` is another one than built the index.
+            ValueError: If mode or dimension disagree with the existing index, or the connection is not in autocommit.
+        """
+        from qrag_retriever.engines.pgvector import PgVectorEngine
+
+        return cls._on_engine(PgVectorEngine.connect(connection, table, schema), model, mode, dim, device)
+
+    @classmethod
+    def on_qdrant(
+        cls,
+        client: Any,
+        collection: str = "qrag_chunks",
+        model: ModelLike = None,
+        mode: Mode | None = None,
+        dim: int | None = None,
+        device: str | None = None,
+    ) -> ChunkIndex:
+        """Open an index in Qdrant, or create an empty one; chunks and search stay on the server.
+
+        Needs the ``qdrant`` extra. Every hop is one batch request, and its scan is exact. Qdrant has no transactions:
+        see `qrag_retriever.engines.qdrant` for what that means. Collections: ``collection``, ``collection_settings``.
+
+        Args:
+            client: A ``QdrantClient``, or a location to make one with (an URL, or ":memory:").
+            collection: Name of the collection.
+            model: As in `on_pgvector`.
+            mode: As in `on_pgvector`.
+            dim: As in `on_pgvector`.
+            device: Of the model.
+
+        Raises:
+            EngineError: If the collection is something else.
+            ModelMismatchError: If ``model`` is another one than built the index.
+            ValueError: If mode or dimension disagree with the existing index.
+        """
+        from qrag_retriever.engines.qdrant import QdrantEngine
+
+        return cls._on_engine(QdrantEngine.connect(client, collection), model, mode, dim, device)
+
+    @classmethod
+    def on_store(
+        cls,
+        store: Any,
+        model: ModelLike = None,
+        mode: Mode | None = None,
+        dim: int | None = None,
+        device: str | None = None,
+        max_norm: float | None = None,
+        range_filter: Callable[[str, int, int], Any] | None = None,
+    ) -> ChunkIndex:
+        """Make an empty index on any vector store of LangChain or LlamaIndex that passes a probe.
+
+        The store keeps the vectors and searches; texts, ids and metadata stay in this process, because no store can be
+        asked to list what it holds. So such an index cannot be opened again. It is as exact as the store's search.
+
+        Args:
+            store: A LangChain ``VectorStore`` or a LlamaIndex ``BasePydanticVectorStore`` for vectors of one component
+                more than the model's. Other documents in it do not matter; another index in it does.
+            model: As in `on_pgvector`.
+            mode: As in `on_pgvector`.
+            dim: As in `on_pgvector`.
+            device: Of the model.
+            max_norm: No embedding may be longer than this; None allows twice the longest of the first addition.
+            range_filter: For LangChain stores whose filters are of no usual kind: makes the ``filter`` argument that
+                admits documents whose metadata ``key`` is an integer in [low, high), from ``(key, low, high)``.
+
+        Raises:
+            EngineError: If the store does not rank as it must, does not honour range filters, does not delete, or
+                holds such an index already.
+            TypeError: If it is neither framework's vector store.
+        """
+        from qrag_retriever.engines.store import StoreEngine
+
+        return cls._on_engine(StoreEngine.over(store, max_norm, range_filter), model, mode, dim, device)
+
+    @classmethod
+    def _on_engine(
+        cls, engine: Engine, model: ModelLike, mode: Mode | None, dim: int | None, device: str | None
+    ) -> ChunkIndex:
+        index = cls.__new__(cls)
+        index._set_up(*open_engine(engine, model, mode, dim, device))
         return index
 
     @property
@@ -256,7 +368,7 @@ class ChunkIndex:
 
     @property
     def hot_bytes(self) -> int:
-        """Memory that one hop reads; 0 before the first search."""
+        """Memory of this process that one hop reads; 0 before the first search, and on an engine."""
         return self._view.hot_bytes
 
     @property
@@ -285,8 +397,7 @@ class ChunkIndex:
 
     def __repr__(self) -> str:
         """Summarise."""
-        place = "in memory" if self.path is None else f"at {str(self.path)!r}"
-        return f"ChunkIndex({len(self)} chunks, dim={self.dim}, mode={self.mode!r}, {place})"
+        return f"ChunkIndex({len(self)} chunks, dim={self.dim}, mode={self.mode!r}, {self._backing.location})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ChunkIndex:
         """Share: an index is one thing, however often the objects around it are copied."""
@@ -424,7 +535,7 @@ class ChunkIndex:
     def refresh(self) -> None:
         """Take over what other processes have added or deleted since this index was loaded."""
         with self._lock:
-            if isinstance(self._backing, FolderBacking):
+            if isinstance(self._backing, StoredBacking):
                 self._view = self._backing.reopened(self._view.geometry)
 
     def save(self, path: str | Path, retriever_settings: Mapping[str, Any] | None = None) -> None:
@@ -494,6 +605,8 @@ class ChunkIndex:
         state = {"geometry": view.geometry, "model": self._model}
         if isinstance(self._backing, FolderBacking):
             return {**state, "path": self._backing.folder.path}
+        if isinstance(self._backing, StoredBacking):
+            raise TypeError(f"an index {self._backing.location} cannot be pickled; open it where it is needed")
         source: Any = view.source
         return {**state, "records": source.kept, "vectors": source.rows.array, "deleted": self._backing.deleted_ids()}
 
@@ -519,15 +632,3 @@ def _checked_embeddings(embeddings: Any, count: int) -> np.ndarray:
     if len(bad):
         raise ValueError(f"{len(bad)} embeddings have NaN or infinite values, the first is number {bad[0]}")
     return vectors
-
-
-def _geometry(dim: int, mode: str, config: QRAGConfig | None, scan: ScanKind, device: str | None) -> Geometry:
-    if mode not in ("document", "corpus"):
-        raise ValueError(f"expected mode 'document' or 'corpus', got {mode!r}")
-    choose_kind(scan, 0)
-    if device is not None and device != "cpu":
-        choose_device(device)
-    # Without a model nothing says otherwise, so document mode means what the method means by it.
-    positions = "relative" if config is None else config.positions
-    stride = DEFAULT_STRIDE if config is None else config.stride
-    return Geometry(dim, mode, positions, stride, scan, device)  # type: ignore[arg-type]  # checked above

@@ -114,8 +114,8 @@ class IndexModel:
             name = (self._stored["source"] or {}).get("name") or "the default model"
             raise ModelMismatchError(
                 f"this index was built by another model ({name}, fingerprint {self._stored['fingerprint'][:12]}) than "
-                f"{model!r} (fingerprint {model.fingerprint()[:12]}); load it with that one, or embed anew with "
-                "reindex=True"
+                f"{model!r} (fingerprint {model.fingerprint()[:12]}); use that one, or embed anew (load a "
+                "folder with reindex=True; on an engine, make a new index)"
             )
 
     def describe(self) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from qrag_retriever.checks import check_at_least_one, check_list, check_text
-from qrag_retriever.errors import IndexFolderError
+from qrag_retriever.errors import IndexFolderError, StaleVersionError
 from qrag_retriever.filters import Filters, filters_key
 from qrag_retriever.index import ChunkIndex
 from qrag_retriever.records import Record
@@ -178,6 +178,10 @@ class MultiStepSelector:
                 # This index's own save has rewritten the folder meanwhile: once more, on the version it has left.
                 if self.index.settled_view() is version:
                     raise
+            except StaleVersionError:
+                # Others have deleted or replaced chunks on the engine: once more, on what there is now.
+                if self.index.settled_view() is version:
+                    self.index.refresh()
             else:
                 paths = [max(search.finished, key=lambda path: path.rank(self.rank_by)) for search in searches]
                 return [(self._selection(path, view, mask), path.records) for path in paths]

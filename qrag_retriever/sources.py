@@ -20,6 +20,9 @@ class MemorySource:
     rows: GrowingArray
     in_memory = True
 
+    def scan(self, chunk_ids: np.ndarray | None) -> None:
+        """Leave the scan to the view."""
+
     def records(self, chunk_ids: Sequence[int]) -> list[Record]:
         """Read records in the given order."""
         return [self.kept[i] for i in chunk_ids]
@@ -28,6 +31,10 @@ class MemorySource:
         """Read exact embeddings: (M, D), float32."""
         rows: np.ndarray = self.rows.array[chunk_ids]
         return rows
+
+    def inner_product(self, chunk_id: int, state: np.ndarray) -> float:
+        """Multiply a chunk's unrotated embedding with a state (D,)."""
+        return float(self.rows.array[chunk_id] @ state)
 
     def matrix(self) -> np.ndarray:
         """Return all embeddings, not copied."""
@@ -44,6 +51,9 @@ class FolderSource:
     rows: np.ndarray
     in_memory = False
 
+    def scan(self, chunk_ids: np.ndarray | None) -> None:
+        """Leave the scan to the view."""
+
     def records(self, chunk_ids: Sequence[int]) -> list[Record]:
         """Read records in the given order."""
         return self.folder.records([int(self.rows[i]) for i in chunk_ids], self.generation)
@@ -51,6 +61,10 @@ class FolderSource:
     def vectors(self, chunk_ids: np.ndarray) -> np.ndarray:
         """Read exact embeddings: (M, D), float32."""
         return np.asarray(self.mapped[self.rows[chunk_ids]], np.float32)
+
+    def inner_product(self, chunk_id: int, state: np.ndarray) -> float:
+        """Multiply a chunk's unrotated embedding with a state (D,)."""
+        return float(self.vectors(np.array([chunk_id]))[0] @ state)
 
     def matrix(self) -> np.ndarray:
         """Return all embeddings: the map itself while no row was replaced or moved, else a copy."""

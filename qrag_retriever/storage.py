@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from qrag_retriever._files import whole_folder
-from qrag_retriever.checks import check_json
 from qrag_retriever.errors import IndexFolderError
 from qrag_retriever.layout import Layout
+from qrag_retriever.record_json import check_metadata, parsed_record
 from qrag_retriever.records import Record
 from qrag_retriever.transaction import (
     FORMAT_VERSION,
@@ -109,10 +109,7 @@ class IndexFolder:
                 for row, id_, document, text, metadata, node, checksum in connection.execute(query, part):
                     if record_checksum(row, text, metadata, node) != checksum:
                         raise self._damaged(f"the checksum of the text of chunk {id_!r} does not match")
-                    stored = json.loads(node) if node else {}
-                    found[row] = Record(
-                        id_, text, json.loads(metadata), document, stored.get("node"), stored.get("embedded_text")
-                    )
+                    found[row] = parsed_record(id_, document, text, metadata, node)
         missing = [int(row) for row in rows if int(row) not in found]
         if missing:
             raise self._damaged(f"the text of row {missing[0]} is missing")
@@ -174,8 +171,7 @@ class IndexFolder:
             FileExistsError: If the path holds something that is not an index.
             TypeError: If metadata is not JSON; the message names the key.
         """
-        for record in records:
-            check_json(record.metadata, f"metadata of {record.id!r}")
+        check_metadata(records)
         if (self.path / DATABASE_NAME).is_file():
             return self._rewrite(settings, records, vectors, deleted_ids, expected)
         with self._errors(), whole_folder(self.path, may_replace=lambda _: False) as draft:

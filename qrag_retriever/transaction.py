@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from qrag_retriever._files import sync
-from qrag_retriever.checks import check_json, json_culprit
 from qrag_retriever.layout import Key
+from qrag_retriever.record_json import check_metadata, metadata_json, node_json
 from qrag_retriever.records import Record
 
 FORMAT_VERSION = 1
@@ -61,6 +61,11 @@ class FolderSettings:
     generation: int = 0
     format_version: int = FORMAT_VERSION
 
+    @property
+    def revision(self) -> tuple[int, int]:
+        """What changes with every change of the index."""
+        return self.version, self.generation
+
 
 class Transaction:
     """A change to an index folder that happens whole or not at all."""
@@ -79,14 +84,12 @@ class Transaction:
             TypeError: If metadata is not JSON; the message names the key.
             ValueError: If a vector does not fit into float16.
         """
-        for record in records:
-            check_json(record.metadata, f"metadata of {record.id!r}")
+        check_metadata(records)
         first = self.settings.num_rows
         stored = self._write_vectors(vectors)
         chunks, texts = [], []
         for row, (record, key, vector) in enumerate(zip(records, keys, stored, strict=True), start=first):
-            metadata = json.dumps(record.metadata, ensure_ascii=False)
-            node = _node_json(record)
+            metadata, node = metadata_json(record), node_json(record)
             checksum = chunk_checksum(row, key, record.id, record.document_id, vector)
             chunks.append((row, *key, record.id, record.document_id, 1, checksum))
             texts.append((row, record.text, metadata, node, record_checksum(row, record.text, metadata, node)))
@@ -141,16 +144,6 @@ def prepare_for_writing(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = EXTRA")
     connection.execute("PRAGMA cache_spill = OFF")
     connection.execute("PRAGMA secure_delete = ON")
-
-
-def _node_json(record: Record) -> str | None:
-    extra = {"node": record.node, "embedded_text": record.embedded_text}
-    if all(value is None for value in extra.values()):
-        return None
-    culprit = json_culprit(record.node, f"node {record.id!r}")
-    if culprit is not None:
-        raise TypeError(f"{culprit} has no JSON; an index on disk keeps JSON values only")
-    return json.dumps(extra, ensure_ascii=False)
 
 
 def chunk_checksum(row: int, key: Key, id_: str, document: str | None, vector: np.ndarray) -> int:

@@ -9,14 +9,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qrag_retriever.config import Mode, Positions
+from qrag_retriever.config import Mode, Positions, QRAGConfig
+from qrag_retriever.devices import choose_device
 from qrag_retriever.filters import Filters, compile_filters, filters_key, single_document
 from qrag_retriever.layout import Layout
-from qrag_retriever.positions import Runs, absolute_runs, relative_runs, uniform_run
+from qrag_retriever.positions import DEFAULT_STRIDE, Runs, absolute_runs, relative_runs, uniform_run
 from qrag_retriever.q_values import q_values
 from qrag_retriever.records import Record
 from qrag_retriever.rotary import check_dim, rotate_forward
-from qrag_retriever.scan import Scan, ScanKind, StateQuery, make_scan
+from qrag_retriever.scan import ScanKind, StateQuery, StepScan, make_scan
 from qrag_retriever.scan.factory import choose_kind
 from qrag_retriever.scan.floats import FloatScan
 
@@ -35,6 +36,12 @@ class Source(Protocol):
 
     def vectors(self, chunk_ids: np.ndarray) -> np.ndarray:
         """Read exact, unrotated embeddings: (M, D), float32."""
+
+    def inner_product(self, chunk_id: int, state: np.ndarray) -> float:
+        """Multiply a chunk's unrotated embedding with a state (D,)."""
+
+    def scan(self, chunk_ids: np.ndarray | None) -> StepScan | None:
+        """Return a scan of some chunks, or of all, if the source searches itself; None if `matrix` is to be scanned."""
 
     @property
     def in_memory(self) -> bool:
@@ -70,6 +77,26 @@ class Geometry:
         return self.positions if self.mode == "document" else "none"
 
 
+def make_geometry(
+    dim: int, mode: str, config: QRAGConfig | None, scan: ScanKind = "auto", device: str | None = None
+) -> Geometry:
+    """Put together and check how chunks are placed and scanned.
+
+    Raises:
+        ValueError: If the mode, the kind of scan or the device is none there is.
+        ImportError: If "int8" is asked for without the ``fast`` extra.
+    """
+    if mode not in ("document", "corpus"):
+        raise ValueError(f"expected mode 'document' or 'corpus', got {mode!r}")
+    choose_kind(scan, 0)
+    if device is not None and device != "cpu":
+        choose_device(device)
+    # Without a model nothing says otherwise, so document mode means what the method means by it.
+    positions = "relative" if config is None else config.positions
+    stride = DEFAULT_STRIDE if config is None else config.stride
+    return Geometry(dim, mode, positions, stride, scan, device)  # type: ignore[arg-type]  # checked above
+
+
 class IndexView:
     """Layout, records and scan of one version."""
 
@@ -78,7 +105,7 @@ class IndexView:
         geometry: Geometry,
         layout: Layout,
         source: Source,
-        scan: Scan | None = None,
+        scan: StepScan | None = None,
         chunk_ids: np.ndarray | None = None,
     ) -> None:
         """Build a version.
@@ -106,12 +133,11 @@ class IndexView:
         return len(self.layout) if self._chunk_ids is None else len(self._chunk_ids)
 
     @property
-    def scan(self) -> Scan:
+    def scan(self) -> StepScan:
         """The scan of this version's chunks."""
         with self._lock:
             if self._scan is None:
-                kind = choose_kind(self.geometry.scan, len(self))
-                self._scan = make_scan(self._placed_matrix(), self._exact_rows, kind, self.geometry.device)
+                self._scan = self.source.scan(self._chunk_ids) or self._matrix_scan()
             return self._scan
 
     @property
@@ -127,7 +153,7 @@ class IndexView:
             vectors: Shape (M, D), float32: the new chunks, as they are stored.
             origin: Where each chunk of the next version comes from, as `Layout.changed` tells.
         """
-        scan = self._scan
+        scan: Any = self._scan
         if scan is None or self.geometry.placed == "absolute":
             return
         if isinstance(scan, FloatScan) and successor.source.in_memory:
@@ -200,8 +226,7 @@ class IndexView:
         """Return what its position added to a chunk's Q-value: Q minus Q at position 0."""
         if self.geometry.placed == "none":
             return 0.0
-        vector = self.source.vectors(self.global_ids(np.array([chunk_id])))[0]
-        return q_value - float(vector @ state)
+        return q_value - self.source.inner_product(int(self.global_ids(np.array([chunk_id]))[0]), state)
 
     def restricted(self, filters: Filters | None) -> tuple[IndexView, np.ndarray | None]:
         """Apply filters.
@@ -247,6 +272,10 @@ class IndexView:
             while len(cache) >= _CACHED_VIEWS:
                 cache.pop(next(iter(cache)))
             cache[key] = value
+
+    def _matrix_scan(self) -> StepScan:
+        kind = choose_kind(self.geometry.scan, len(self))
+        return make_scan(self._placed_matrix(), self._exact_rows, kind, self.geometry.device)
 
     def _placed_matrix(self) -> np.ndarray:
         matrix = self.source.matrix()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,19 @@ def without_bars() -> Iterator[None]:
     logging.disable_progress_bar()
     yield
     logging.enable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A connection string of a real PostgreSQL with pgvector, for this session."""
+    pgserver = pytest.importorskip("pgserver", reason="pgserver has no wheel for this platform")
+    # A short path: it holds a socket.
+    with tempfile.TemporaryDirectory() as folder:
+        server = pgserver.get_server(folder)
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@
 `TorchScan` (CUDA, MPS) answer the same question with the same result; `make_scan` chooses.
 """
 
-from qrag_retriever.scan.base import Scan, ScanKind, StateQuery
+from qrag_retriever.scan.base import Scan, ScanKind, StateQuery, StepScan
 from qrag_retriever.scan.factory import make_scan
 
-__all__ = ["Scan", "ScanKind", "StateQuery", "make_scan"]
+__all__ = ["Scan", "ScanKind", "StateQuery", "StepScan", "make_scan"]

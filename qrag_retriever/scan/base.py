@@ -30,16 +30,16 @@ class StateQuery:
     excluded: tuple[int, ...]
 
 
-class Scan(Protocol):
-    """Exact top-k of ``<R(-p) s, a>`` over a matrix of chunk embeddings."""
+class StepScan(Protocol):
+    """Exact top-k of ``<R(-p) s, a>`` over chunk embeddings, wherever they are."""
 
     @property
     def num_chunks(self) -> int:
-        """Rows of the matrix."""
+        """Chunks that are scanned."""
 
     @property
     def hot_bytes(self) -> int:
-        """Memory that one pass reads."""
+        """Memory of this process that one pass reads."""
 
     def top_k(
         self, queries: Sequence[StateQuery], k: int, mask: np.ndarray | None = None
@@ -55,6 +55,10 @@ class Scan(Protocol):
             Chunk ids (B, k), int64, and Q-values (B, k), float32, best first, ties by the lower id; rows padded with
             -1 and -inf where fewer than k chunks remain.
         """
+
+
+class Scan(StepScan, Protocol):
+    """The same over a matrix in memory, which can be continued when chunks come and go."""
 
     def appended(self, vectors: np.ndarray, exact_rows: ExactRows) -> Scan:
         """Return a scan with (M, D) more rows, float32; this one stays valid.
