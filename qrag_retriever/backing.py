@@ -12,6 +12,7 @@ import numpy as np
 
 from qrag_retriever.errors import IndexFolderError, UnknownIdError
 from qrag_retriever.layout import Key, Layout
+from qrag_retriever.mapped_vectors import MappedVectors
 from qrag_retriever.records import Record
 from qrag_retriever.scan.growing import GrowingArray
 from qrag_retriever.sources import FolderSource, MemorySource
@@ -136,7 +137,7 @@ class FolderBacking:
         view: IndexView,
         settings: FolderSettings,
         layout: Layout,
-        mapped: np.ndarray,
+        mapped: MappedVectors,
         vectors: np.ndarray,
         origin: np.ndarray,
     ) -> IndexView:

@@ -8,9 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qrag_retriever.checksums import CHECKSUMS_NAME, DATA_SUFFIXES, verify_checksums
 from qrag_retriever.config import QRAGConfig
 from qrag_retriever.encoders import TOKENIZER_LOCK, position_limit
 from qrag_retriever.errors import ModelFolderError
+from qrag_retriever.safe_loading import check_model_folder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -77,25 +79,32 @@ def _weights_digest(encoder: SentenceTransformer) -> bytes:
 
 
 def read_pair(folder: Path) -> Pair:
-    """Load both encoders of a model folder, full or compact."""
-    from safetensors import SafetensorError
+    """Load both encoders of a model folder, full or compact.
+
+    Raises:
+        ModelFolderError: If the folder is incomplete, not what was saved there, or holds what is not to be trusted.
+    """
     from sentence_transformers import SentenceTransformer
 
     from qrag_retriever.compact import ROLES, expand, is_compact
 
-    scratch = Path(tempfile.mkdtemp(prefix="qrag-")) if is_compact(folder) else None
+    compact = is_compact(folder)
+    for role in ROLES:
+        if not compact and not (folder / role).is_dir():
+            raise ModelFolderError(f"{folder} is incomplete: {role}/ is missing")
+    verify_checksums(folder)
+    check_model_folder(folder)
+    scratch = Path(tempfile.mkdtemp(prefix="qrag-")) if compact else None
     try:
         if scratch is not None:
             expand(folder, scratch)
-        root = scratch or folder
-        for role in ROLES:
-            if not (root / role).is_dir():
-                raise ModelFolderError(f"{folder} is incomplete: {role}/ is missing")
-        try:
-            state, action = (SentenceTransformer(str(root / role), device="cpu") for role in ROLES)
-        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-            raise ModelFolderError(f"the encoders in {folder} cannot be loaded: {error}") from error
+        state, action = (SentenceTransformer(str((scratch or folder) / role), device="cpu") for role in ROLES)
         return state, action
+    except ModelFolderError:
+        raise
+    except Exception as error:  # whatever the libraries make of a folder that is damaged or made to mislead them
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelFolderError(f"the encoders in {folder} cannot be loaded: {reason}") from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -117,7 +126,7 @@ def download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.md", "*.model"]
+    patterns = [CHECKSUMS_NAME, "*.md", *(f"*{suffix}" for suffix in DATA_SUFFIXES)]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "qrag_retriever"
 LINES = [
     ["errors", "checks", "_extras", "_files", "positions", "rotary", "state"],
-    ["records", "devices", "default_model"],
+    ["records", "devices", "default_model", "checksums", "mapped_vectors", "safe_loading"],
     ["filters", "layout", "q_values", "scan", "config", "selection"],
     ["encoders", "transaction", "model_card", "compact", "reference_checkpoint"],
     ["pair", "storage"],

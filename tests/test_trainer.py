@@ -25,6 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qrag_retriever import QRAGModel, QRAGRetriever
+from qrag_retriever.checksums import checksum_lines
 from qrag_retriever.errors import CheckpointError, DataError, DivergedError, RecipeError, RewardError
 from qrag_retriever.training.checkpoint import newest_checkpoint, read_checkpoint
 from qrag_retriever.training.data import JsonLines
@@ -701,13 +702,11 @@ def test_a_run_with_a_damaged_checkpoint_is_left_as_it_is(checkpoint: Path, tmp_
 
 def changed(checkpoint: Path, name: str, change: Callable[[Any], Any]) -> None:
     """Change a checkpoint as another release would have written it, checksums included."""
-    from qrag_retriever.training.checkpoint import _checksums
-
     path = checkpoint / f"{name}.json"
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
-    (checkpoint / f"{name}.sha256").write_text(_checksums(checkpoint / f"{name}.safetensors", path))
+    (checkpoint / f"{name}.sha256").write_text(checksum_lines(checkpoint, (checkpoint / f"{name}.safetensors", path)))
 
 
 def test_a_newer_format_says_what_to_do(checkpoint: Path, tmp_path: Path, tiny_encoder: Path) -> None:

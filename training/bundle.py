@@ -17,6 +17,7 @@ from typing import Any
 from qrag_retriever import QRAGModel
 from qrag_retriever.benchmarks.suite.report import differences_table, recall_table
 from qrag_retriever.benchmarks.timing import table
+from qrag_retriever.checksums import write_checksums
 from qrag_retriever.compact import SKELETON_NAME
 
 # Of this checkout, wherever the package is installed.
@@ -34,6 +35,7 @@ def main() -> None:
     if chosen.model is not None:
         QRAGModel.from_pretrained(chosen.model, device="cpu").save_pretrained(BUNDLED, compact=True)
         write_oldest_layout(BUNDLED / SKELETON_NAME)
+        write_checksums(BUNDLED)
         write_card([], [])
         size = sum(path.stat().st_size for path in BUNDLED.rglob("*") if path.is_file())
         print(f"{BUNDLED}: {size / 10**6:.1f} MB")
