@@ -22,7 +22,16 @@ from qrag_retriever.devices import Dtype, choose_device, choose_dtype
 from qrag_retriever.encoders import ActionEncoder, StateEncoder, keep_layers
 from qrag_retriever.errors import ModelFolderError
 from qrag_retriever.model_card import model_card
-from qrag_retriever.pair import Pair, download, fingerprint, read_pair, save_encoder, untrained_config
+from qrag_retriever.pair import (
+    Pair,
+    detached,
+    download,
+    fingerprint,
+    read_pair,
+    read_tried,
+    save_encoder,
+    untrained_config,
+)
 from qrag_retriever.safe_loading import check_encoder_folder
 from qrag_retriever.state import StateInput
 
@@ -146,7 +155,8 @@ class QRAGModel:
                 )
             config, loader = QRAGConfig.read(folder), read_pair
             verify_checksums(folder, only=CONFIG_NAME)
-        return cls(config.replaced(**config_overrides), lambda: loader(folder), source, device, dtype)
+        config = config.replaced(**config_overrides)
+        return cls(config, lambda: read_tried(loader, folder, config.dim), source, device, dtype)
 
     @classmethod
     def from_encoder(
@@ -186,7 +196,7 @@ class QRAGModel:
             place = name if {"revision", "backend"} & set(options) else local_name(name)
             if not options.get("trust_remote_code"):
                 check_encoder_folder(Path(place))
-            encoder = SentenceTransformer(place, device="cpu", **options)
+            encoder = detached(SentenceTransformer(place, device="cpu", **options))
             kept = {key: value for key, value in options.items() if key not in _NEVER_KEPT}
             kept.update({"num_layers": num_layers} if num_layers is not None else {}, **overrides)
             is_repeatable = kept.keys() <= _REPEATABLE and json_culprit(kept, "") is None

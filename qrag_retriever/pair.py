@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,29 @@ def _weights_digest(encoder: SentenceTransformer) -> bytes:
     return digest.digest()
 
 
+def read_tried(read: Callable[[Path], Pair], folder: Path, dim: int) -> Pair:
+    """Load both encoders and embed a word with each, so that what cannot work fails here and says so.
+
+    Args:
+        read: Loads them from the folder.
+        folder: Of the model.
+        dim: Components that their embeddings must have, as the configuration says.
+
+    Raises:
+        ModelFolderError: If they cannot be loaded or embed nothing, or have fewer components.
+    """
+    pair = read(folder)
+    for role, encoder in zip(("state", "action"), pair, strict=True):
+        try:
+            found = int(encoder.encode(["a"], show_progress_bar=False).shape[-1])
+        except Exception as error:  # a damaged configuration shows anywhere within the libraries
+            reason = f"{type(error).__name__}: {error}"
+            raise ModelFolderError(f"the {role} encoder in {folder} cannot embed anything: {reason}") from error
+        if found < dim:
+            raise ModelFolderError(f"the {role} encoder in {folder} has {found} components, its configuration {dim}")
+    return pair
+
+
 def read_pair(folder: Path) -> Pair:
     """Load both encoders of a model folder, full or compact.
 
@@ -99,7 +123,7 @@ def read_pair(folder: Path) -> Pair:
         if scratch is not None:
             expand(folder, scratch)
         state, action = (SentenceTransformer(str((scratch or folder) / role), device="cpu") for role in ROLES)
-        return state, action
+        return detached(state), detached(action)
     except ModelFolderError:
         raise
     except Exception as error:  # whatever the libraries make of a folder that is damaged or made to mislead them
@@ -108,6 +132,13 @@ def read_pair(folder: Path) -> Pair:
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def detached(encoder: SentenceTransformer) -> SentenceTransformer:
+    """Move weights out of the file that they are mapped from: were it cut, reading them would end the process."""
+    for tensor in (*encoder.parameters(), *encoder.buffers()):
+        tensor.data = tensor.data.clone()
+    return encoder
 
 
 def save_encoder(encoder: SentenceTransformer, folder: Path) -> None:
