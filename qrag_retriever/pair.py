@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -122,7 +123,8 @@ def read_pair(folder: Path) -> Pair:
     try:
         if scratch is not None:
             expand(folder, scratch)
-        state, action = (SentenceTransformer(str((scratch or folder) / role), device="cpu") for role in ROLES)
+        places = [(scratch or folder) / role for role in ROLES]
+        state, action = (_complete(SentenceTransformer(str(place), device="cpu"), place) for place in places)
         return detached(state), detached(action)
     except ModelFolderError:
         raise
@@ -132,6 +134,20 @@ def read_pair(folder: Path) -> Pair:
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _complete(encoder: SentenceTransformer, folder: Path) -> SentenceTransformer:
+    """Refuse an encoder with more weights than its folder has: the libraries make up what they do not find."""
+    from safetensors import safe_open
+
+    stored = 0
+    for path in folder.rglob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            stored += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    needed = sum(weight.numel() for name, weight in encoder.named_parameters() if ".pooler." not in name)
+    if stored < needed:
+        raise ModelFolderError(f"{folder} is incomplete: it has {stored} weights, its encoder needs {needed}")
+    return encoder
 
 
 def detached(encoder: SentenceTransformer) -> SentenceTransformer:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import subprocess
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,3 +95,24 @@ def mounted(folder: Path, *arguments: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def set_settings(folder: Path, change_values: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the settings of a folder as a program would, checksum and all."""
+    connection = sqlite3.connect(folder / "index.sqlite")
+    values = json.loads(connection.execute("SELECT value FROM settings").fetchone()[0])
+    change_values(values)
+    value = json.dumps(values)
+    connection.execute("UPDATE settings SET value = ?, checksum = ?", (value, zlib.crc32(value.encode())))
+    connection.commit()
+    connection.close()
+
+
+def sql(statement: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        connection = sqlite3.connect(folder / "index.sqlite")
+        connection.execute(statement)
+        connection.commit()
+        connection.close()
+
+    return damage

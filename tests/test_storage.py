@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import errno
 import itertools
-import json
 import multiprocessing
 import os
 import random
@@ -15,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -46,6 +44,8 @@ from tests.index_folders import (
     observed,
     record,
     saved,
+    set_settings,
+    sql,
 )
 from tests.toy_model import DIM, ToyModel, embedding_of
 
@@ -625,17 +625,6 @@ def test_vectors_of_a_write_that_was_cut_off_are_overwritten(tmp_path: Path) -> 
 # Damage
 
 
-def set_settings(folder: Path, change_values: Callable[[dict[str, Any]], Any]) -> None:
-    """Change the settings of a folder as a program would, checksum and all."""
-    connection = sqlite3.connect(folder / "index.sqlite")
-    values = json.loads(connection.execute("SELECT value FROM settings").fetchone()[0])
-    change_values(values)
-    value = json.dumps(values)
-    connection.execute("UPDATE settings SET value = ?, checksum = ?", (value, zlib.crc32(value.encode())))
-    connection.commit()
-    connection.close()
-
-
 def _cut(name: str, keep: float) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         size = (folder / name).stat().st_size
@@ -646,16 +635,6 @@ def _cut(name: str, keep: float) -> Callable[[Path], None]:
 
 def _write(name: str, data: bytes) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_bytes(data) and None
-
-
-def _sql(statement: str) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        connection = sqlite3.connect(folder / "index.sqlite")
-        connection.execute(statement)
-        connection.commit()
-        connection.close()
-
-    return damage
 
 
 DAMAGES: dict[str, Callable[[Path], Any]] = {
@@ -674,18 +653,18 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "database is zeros": _write("index.sqlite", b"\0" * 8192),
     "database is a folder": lambda folder: ((folder / "index.sqlite").unlink(), (folder / "index.sqlite").mkdir()),
     "foreign database": lambda folder: ((folder / "index.sqlite").unlink(), _foreign_database(folder, "DELETE")),
-    "no settings": _sql("DELETE FROM settings"),
-    "settings changed": _sql("UPDATE settings SET value = replace(value, 'document', 'corpus')"),
-    "text changed": _sql("UPDATE records SET text = 'other' WHERE row = 2"),
-    "metadata changed": _sql("UPDATE records SET metadata = '{}' WHERE row = 2"),
-    "text missing": _sql("DELETE FROM records WHERE row = 2"),
-    "chunk missing": _sql("DELETE FROM chunks WHERE row = 2"),
-    "chunk invalid": _sql("UPDATE chunks SET valid = 0 WHERE row = 2"),
-    "id changed": _sql("UPDATE chunks SET id = 'other' WHERE row = 2"),
-    "order changed": _sql("UPDATE chunks SET major = 99 WHERE row = 2"),
-    "document changed": _sql("UPDATE chunks SET document_id = 'other' WHERE row = 2"),
-    "row out of range": _sql("UPDATE chunks SET row = 99 WHERE row = 2"),
-    "table missing": _sql("DROP TABLE records"),
+    "no settings": sql("DELETE FROM settings"),
+    "settings changed": sql("UPDATE settings SET value = replace(value, 'document', 'corpus')"),
+    "text changed": sql("UPDATE records SET text = 'other' WHERE row = 2"),
+    "metadata changed": sql("UPDATE records SET metadata = '{}' WHERE row = 2"),
+    "text missing": sql("DELETE FROM records WHERE row = 2"),
+    "chunk missing": sql("DELETE FROM chunks WHERE row = 2"),
+    "chunk invalid": sql("UPDATE chunks SET valid = 0 WHERE row = 2"),
+    "id changed": sql("UPDATE chunks SET id = 'other' WHERE row = 2"),
+    "order changed": sql("UPDATE chunks SET major = 99 WHERE row = 2"),
+    "document changed": sql("UPDATE chunks SET document_id = 'other' WHERE row = 2"),
+    "row out of range": sql("UPDATE chunks SET row = 99 WHERE row = 2"),
+    "table missing": sql("DROP TABLE records"),
     "newer format": lambda folder: set_settings(folder, lambda values: values.update(format_version=2)),
     "newer model format": lambda folder: set_settings(
         folder, lambda values: values["model"]["config"].update(format_version=2)
