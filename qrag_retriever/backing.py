@@ -14,6 +14,7 @@ import numpy as np
 
 from qrag_retriever.errors import IndexFolderError, UnknownIdError
 from qrag_retriever.layout import Key, Layout
+from qrag_retriever.mapped_vectors import MappedVectors
 from qrag_retriever.records import Record
 from qrag_retriever.scan.growing import GrowingArray
 from qrag_retriever.sources import FolderSource, MemorySource
@@ -203,12 +204,12 @@ class FolderBacking(StoredBacking):
     def _read(self) -> tuple[FolderSettings, Layout, FolderSource]:
         return _read_folder(self.folder)
 
-    def _pin(self, settings: FolderSettings) -> np.ndarray:
+    def _pin(self, settings: FolderSettings) -> MappedVectors:
         # Mapped before others can rewrite the folder.
         return self.folder.map_vectors(settings)
 
     def _successor(
-        self, view: IndexView, layout: Layout, pinned: np.ndarray, vectors: np.ndarray, origin: np.ndarray
+        self, view: IndexView, layout: Layout, pinned: MappedVectors, vectors: np.ndarray, origin: np.ndarray
     ) -> IndexView:
         source = FolderSource(self.folder, self.settings.generation, pinned, layout.rows)
         successor = IndexView(view.geometry, layout, source)

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+# Python reads and writes no longer numbers than of 4,300 digits.
+_MOST_BITS = 14_000
+
 
 def check_at_least_one(**numbers: Any) -> None:
     """Raise TypeError unless each named number is an integer, ValueError if it is below 1."""
@@ -40,14 +43,21 @@ def check_text(text: Any, what: str) -> None:
 
 def check_json(value: Any, path: str) -> None:
     """Raise TypeError, naming the key, unless a value comes back from JSON as it went in."""
-    for inner, reason in _not_json(value, path):
-        raise TypeError(f"{inner} {reason}; an index on disk keeps JSON values only (str, int, float, bool, None, ...)")
+    try:
+        for inner, reason in _not_json(value, path):
+            raise TypeError(
+                f"{inner} {reason}; an index on disk keeps JSON values only (str, int, float, bool, None, ...)"
+            )
+    except RecursionError:
+        raise TypeError(f"{path} is nested too deeply, or holds itself; an index on disk keeps it as JSON") from None
 
 
 def json_culprit(value: Any, path: str) -> str | None:
     """Return the path of the first inner value that ``json.dumps`` refuses; None if it takes all."""
     try:
         json.dumps(value)
+    except RecursionError:
+        return path
     except (TypeError, ValueError):
         inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
         found = (json_culprit(part, f"{path}[{key!r}]") for key, part in inner)
@@ -56,14 +66,7 @@ def json_culprit(value: Any, path: str) -> str | None:
 
 
 def _not_json(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, float) and not math.isfinite(value):
-        yield path, f"is {value}, which JSON does not have"
-    elif isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            yield path, "has a lone surrogate"
-    elif type(value) is dict:
+    if type(value) is dict:
         for key, inner in value.items():
             if isinstance(key, str):
                 yield from _not_json(key, f"key {key!r} of {path}")
@@ -73,5 +76,21 @@ def _not_json(value: Any, path: str) -> Iterator[tuple[str, str]]:
     elif type(value) is list:
         for i, inner in enumerate(value):
             yield from _not_json(inner, f"{path}[{i}]")
+    elif (reason := _no_json_value(value)) is not None:
+        yield path, reason
+
+
+def _no_json_value(value: Any) -> str | None:
+    """Say why a value that holds no others does not come back from JSON; None if it does."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"is {value}, which JSON does not have"
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return "has a lone surrogate"
+    elif type(value) is int and value.bit_length() > _MOST_BITS:
+        return f"is a number of {value.bit_length()} bits"
     elif value is not None and type(value) not in (bool, int, float):
-        yield path, f"is a {type(value).__name__}"
+        return f"is a {type(value).__name__}"
+    return None

@@ -58,8 +58,9 @@ def filters_key(filters: Filters) -> str | None:
     try:
         if hasattr(filters, "model_dump_json"):
             return str(filters.model_dump_json())
-        return json.dumps(filters, sort_keys=True)
-    except (TypeError, ValueError):
+        # JSON writes a key that is no string in other words than a filter does.
+        return json.dumps(filters, sort_keys=True) if all(isinstance(key, str) for key in filters) else None
+    except (TypeError, ValueError, RecursionError):
         return None
 
 

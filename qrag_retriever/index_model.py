@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qrag_retriever.config import QRAGConfig
 from qrag_retriever.devices import Dtype
@@ -18,6 +18,16 @@ from qrag_retriever.model import ModelSource, QRAGModel
 from qrag_retriever.records import Record
 
 ModelLike = QRAGModel | str | Path | None
+
+
+class _Stored(BaseModel):
+    """What an index folder keeps of its model, as `IndexModel.describe` gives it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: QRAGConfig
+    fingerprint: str
+    source: ModelSource | None
 
 
 class IndexModel:
@@ -48,8 +58,8 @@ class IndexModel:
         self._stored_config: QRAGConfig | None = None
         if stored is not None:
             try:
-                self._stored_config = QRAGConfig(**stored["config"])
-            except (ValidationError, TypeError, KeyError) as error:
+                self._stored_config = _Stored.model_validate(stored).config
+            except ValidationError as error:
                 raise IndexFolderError(f"built by a model that this release does not know: {error}") from error
 
     @property

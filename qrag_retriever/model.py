@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from qrag_retriever import reference_checkpoint
 from qrag_retriever._files import whole_folder
 from qrag_retriever.bulk import Workers, embed_texts, worker_devices
 from qrag_retriever.checks import check_list, check_text, json_culprit
+from qrag_retriever.checksums import verify_checksums, write_checksums
 from qrag_retriever.config import CONFIG_NAME, QRAGConfig
 from qrag_retriever.default_model import BUNDLED, local_name
 from qrag_retriever.devices import Dtype, choose_device, choose_dtype
@@ -23,11 +24,30 @@ from qrag_retriever.embedding_cache import EmbeddingCache
 from qrag_retriever.encoders import ActionEncoder, StateEncoder, keep_layers
 from qrag_retriever.errors import ModelFolderError
 from qrag_retriever.model_card import model_card
-from qrag_retriever.pair import Pair, download, fingerprint, read_pair, save_encoder, untrained_config
+from qrag_retriever.pair import (
+    Pair,
+    detached,
+    download,
+    fingerprint,
+    read_pair,
+    read_tried,
+    save_encoder,
+    untrained_config,
+)
+from qrag_retriever.safe_loading import check_encoder_folder
 from qrag_retriever.state import StateInput
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+
+# Options of a constructor that an index may repeat when it loads its model. A file must not be able to ask for code to
+# be trusted, for pickles, or for other folders to write to.
+_REPEATABLE = {
+    "num_layers", "revision", "truncate_dim", "prompts", "default_prompt_name", "similarity_fn_name",
+    "local_files_only", *QRAGConfig.model_fields,
+}  # fmt: skip
+_NEVER_KEPT = ("token", "trust_remote_code")
 
 
 @dataclass(frozen=True)
@@ -40,7 +60,7 @@ class ModelSource:
         options: What else the constructor needs (``num_layers``, ``revision``, configuration overrides).
     """
 
-    kind: str
+    kind: Literal["default", "pretrained", "encoder"]
     name: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -48,8 +68,13 @@ class ModelSource:
         """Build the model again.
 
         Raises:
-            ModelFolderError: If it is no longer there.
+            ModelFolderError: If it is no longer there, or is to be built with options that no file may choose.
         """
+        if refused := sorted(self.options.keys() - _REPEATABLE):
+            raise ModelFolderError(
+                f"the model {self.name!r} was built with {', '.join(refused)}, which is not taken from a file; pass "
+                "model=..."
+            )
         build = QRAGModel.from_encoder if self.kind == "encoder" else QRAGModel.from_pretrained
         try:
             return build(self.name, device=device, dtype=dtype, **self.options)  # type: ignore[arg-type]
@@ -142,7 +167,9 @@ class QRAGModel:
                     f"{name_or_path} is a plain encoder without {CONFIG_NAME}; use QRAGModel.from_encoder for it"
                 )
             config, loader = QRAGConfig.read(folder), read_pair
-        return cls(config.replaced(**config_overrides), lambda: loader(folder), source, device, dtype, cache, workers)
+            verify_checksums(folder, only=CONFIG_NAME)
+        config = config.replaced(**config_overrides)
+        return cls(config, lambda: read_tried(loader, folder, config.dim), source, device, dtype, cache, workers)
 
     @classmethod
     def from_encoder(
@@ -170,6 +197,7 @@ class QRAGModel:
             **options: Fields of `QRAGConfig` to replace; anything else goes to ``SentenceTransformer``.
 
         Raises:
+            ModelFolderError: If it is a folder with modules of other packages, and ``trust_remote_code`` is off.
             ValueError: If the model has no transformer to feed, or too few layers.
         """
         overrides = {name: options.pop(name) for name in list(options) if name in QRAGConfig.model_fields}
@@ -183,11 +211,13 @@ class QRAGModel:
             name = str(path.absolute() if path.is_dir() else name_or_model)
             # A revision or another backend is of the hub's files.
             place = name if {"revision", "backend"} & set(options) else local_name(name)
-            encoder = SentenceTransformer(place, device="cpu", **options)
-            # Never kept: what must not be repeated from a file without being asked for.
-            kept = {key: value for key, value in options.items() if key not in ("token", "trust_remote_code")}
+            if not options.get("trust_remote_code"):
+                check_encoder_folder(Path(place))
+            encoder = detached(SentenceTransformer(place, device="cpu", **options))
+            kept = {key: value for key, value in options.items() if key not in _NEVER_KEPT}
             kept.update({"num_layers": num_layers} if num_layers is not None else {}, **overrides)
-            source = ModelSource("encoder", name, kept) if json_culprit(kept, "") is None else None
+            is_repeatable = kept.keys() <= _REPEATABLE and json_culprit(kept, "") is None
+            source = ModelSource("encoder", name, kept) if is_repeatable else None
         else:
             encoder = name_or_model if num_layers is None else copy.deepcopy(name_or_model)
         if num_layers is not None:
@@ -292,6 +322,7 @@ class QRAGModel:
                     compress(full, draft)
             (draft / CONFIG_NAME).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
             (draft / "README.md").write_text(model_card(self.config), encoding="utf-8")
+            write_checksums(draft)
         if self.source is None and not compact:
             self.source = ModelSource("pretrained", str(target.absolute()))
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qrag_retriever.checksums import CHECKSUMS_NAME, DATA_SUFFIXES, verify_checksums
 from qrag_retriever.config import QRAGConfig
 from qrag_retriever.encoders import TOKENIZER_LOCK, position_limit
 from qrag_retriever.errors import ModelFolderError
+from qrag_retriever.safe_loading import check_model_folder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -76,29 +80,81 @@ def _weights_digest(encoder: SentenceTransformer) -> bytes:
     return digest.digest()
 
 
+def read_tried(read: Callable[[Path], Pair], folder: Path, dim: int) -> Pair:
+    """Load both encoders and embed a word with each, so that what cannot work fails here and says so.
+
+    Args:
+        read: Loads them from the folder.
+        folder: Of the model.
+        dim: Components that their embeddings must have, as the configuration says.
+
+    Raises:
+        ModelFolderError: If they cannot be loaded or embed nothing, or have fewer components.
+    """
+    pair = read(folder)
+    for role, encoder in zip(("state", "action"), pair, strict=True):
+        try:
+            found = int(encoder.encode(["a"], show_progress_bar=False).shape[-1])
+        except Exception as error:  # a damaged configuration shows anywhere within the libraries
+            reason = f"{type(error).__name__}: {error}"
+            raise ModelFolderError(f"the {role} encoder in {folder} cannot embed anything: {reason}") from error
+        if found < dim:
+            raise ModelFolderError(f"the {role} encoder in {folder} has {found} components, its configuration {dim}")
+    return pair
+
+
 def read_pair(folder: Path) -> Pair:
-    """Load both encoders of a model folder, full or compact."""
-    from safetensors import SafetensorError
+    """Load both encoders of a model folder, full or compact.
+
+    Raises:
+        ModelFolderError: If the folder is incomplete, not what was saved there, or holds what is not to be trusted.
+    """
     from sentence_transformers import SentenceTransformer
 
     from qrag_retriever.compact import ROLES, expand, is_compact
 
-    scratch = Path(tempfile.mkdtemp(prefix="qrag-")) if is_compact(folder) else None
+    compact = is_compact(folder)
+    for role in ROLES:
+        if not compact and not (folder / role).is_dir():
+            raise ModelFolderError(f"{folder} is incomplete: {role}/ is missing")
+    verify_checksums(folder)
+    check_model_folder(folder)
+    scratch = Path(tempfile.mkdtemp(prefix="qrag-")) if compact else None
     try:
         if scratch is not None:
             expand(folder, scratch)
-        root = scratch or folder
-        for role in ROLES:
-            if not (root / role).is_dir():
-                raise ModelFolderError(f"{folder} is incomplete: {role}/ is missing")
-        try:
-            state, action = (SentenceTransformer(str(root / role), device="cpu") for role in ROLES)
-        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-            raise ModelFolderError(f"the encoders in {folder} cannot be loaded: {error}") from error
-        return state, action
+        places = [(scratch or folder) / role for role in ROLES]
+        state, action = (_complete(SentenceTransformer(str(place), device="cpu"), place) for place in places)
+        return detached(state), detached(action)
+    except ModelFolderError:
+        raise
+    except Exception as error:  # whatever the libraries make of a folder that is damaged or made to mislead them
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelFolderError(f"the encoders in {folder} cannot be loaded: {reason}") from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _complete(encoder: SentenceTransformer, folder: Path) -> SentenceTransformer:
+    """Refuse an encoder with more weights than its folder has: the libraries make up what they do not find."""
+    from safetensors import safe_open
+
+    stored = 0
+    for path in folder.rglob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            stored += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    needed = sum(weight.numel() for name, weight in encoder.named_parameters() if ".pooler." not in name)
+    if stored < needed:
+        raise ModelFolderError(f"{folder} is incomplete: it has {stored} weights, its encoder needs {needed}")
+    return encoder
+
+
+def detached(encoder: SentenceTransformer) -> SentenceTransformer:
+    """Move weights out of the file that they are mapped from: were it cut, reading them would end the process."""
+    for tensor in (*encoder.parameters(), *encoder.buffers()):
+        tensor.data = tensor.data.clone()
+    return encoder
 
 
 def save_encoder(encoder: SentenceTransformer, folder: Path) -> None:
@@ -117,7 +173,7 @@ def download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.md", "*.model"]
+    patterns = [CHECKSUMS_NAME, "*.md", *(f"*{suffix}" for suffix in DATA_SUFFIXES)]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:

@@ -66,7 +66,10 @@ def records_from_texts(
         given = {} if metadatas is None or metadatas[i] is None else metadatas[i]
         if not isinstance(given, Mapping):
             raise TypeError(f"metadata {i} must be a dict or None, got {type(given).__name__}")
-        metadata = copy.deepcopy(dict(given))
+        try:
+            metadata = copy.deepcopy(dict(given))
+        except RecursionError:
+            raise ValueError(f"metadata {i} is nested too deeply to be copied; make it flatter") from None
         record_id = ids[i] if ids is not None else None
         records.append(
             Record(str(uuid.uuid4()) if record_id is None else record_id, text, metadata, document_of(metadata))

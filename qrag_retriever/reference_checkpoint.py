@@ -10,10 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from qrag_retriever.config import QRAGConfig
 from qrag_retriever.errors import ModelFolderError
+from qrag_retriever.safe_loading import MOST_LAYERS
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
 WEIGHTS_NAME = "model_last.pt"
@@ -38,18 +42,21 @@ def read_config(folder: Path) -> QRAGConfig:
     positions = settings["envs.positions_processor"]
     if positions not in ("relative", "absolute", "none"):
         raise ModelFolderError(f"positions {positions!r} are not supported; known: 'relative', 'absolute', 'none'")
-    return QRAGConfig(
-        dim=settings["algo.model.predictor.input_dim"],
-        positions=positions,
-        stride=settings["envs.positions_processor_dict.relative.step_size"] if positions == "relative" else 20,
-        pooling="mean",
-        normalize=False,
-        output_scale=OUTPUT_SCALE,
-        state_order="document" if settings["envs.env.sort_by_index"] else "retrieved",
-        max_chunk_tokens=settings["max_action_length"],
-        max_chunk_tokens_in_state=settings["max_action_length_in_memory"],
-        step_limit=settings["envs.max_steps"],
-    )
+    try:
+        return QRAGConfig(
+            dim=settings["algo.model.predictor.input_dim"],
+            positions=positions,
+            stride=settings["envs.positions_processor_dict.relative.step_size"] if positions == "relative" else 20,
+            pooling="mean",
+            normalize=False,
+            output_scale=OUTPUT_SCALE,
+            state_order="document" if settings["envs.env.sort_by_index"] else "retrieved",
+            max_chunk_tokens=settings["max_action_length"],
+            max_chunk_tokens_in_state=settings["max_action_length_in_memory"],
+            step_limit=settings["envs.max_steps"],
+        )
+    except ValidationError as error:
+        raise ModelFolderError(f"{folder / SETTINGS_NAME} has wrong settings: {error}") from error
 
 
 def read_encoders(folder: Path) -> tuple[SentenceTransformer, SentenceTransformer]:
@@ -58,21 +65,31 @@ def read_encoders(folder: Path) -> tuple[SentenceTransformer, SentenceTransforme
     Raises:
         ModelFolderError: If the weights are damaged or do not fit the encoder that the settings name.
     """
-    import pickle
-
-    import torch
-
     settings = _Settings(folder)
     base = _base_encoder(folder, str(settings["algo.model.model_name"]))
-    num_layers = int(settings["algo.model.predictor.num_layers"])
+    num_layers = settings["algo.model.predictor.num_layers"]
+    if not isinstance(num_layers, int) or not 1 <= num_layers <= MOST_LAYERS:
+        raise ModelFolderError(f"{folder / SETTINGS_NAME} has num_layers = {num_layers!r}; expected 1 to {MOST_LAYERS}")
+    weights = _weights(folder / WEIGHTS_NAME)
     try:
-        weights = torch.load(folder / WEIGHTS_NAME, map_location="cpu", weights_only=True)["critic"]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError, ValueError) as error:
-        raise ModelFolderError(
-            f"{folder / WEIGHTS_NAME} cannot be read as a weights-only checkpoint: {error}"
-        ) from error
-    state, action = (_encoder(base, num_layers, weights, prefix) for prefix in _PREFIXES.values())
+        state, action = (_encoder(base, num_layers, weights, prefix) for prefix in _PREFIXES.values())
+    except ModelFolderError:
+        raise
+    except Exception as error:  # whatever the libraries make of an encoder that is damaged or not there
+        raise ModelFolderError(f"the encoder {base!r} of {folder} cannot be loaded: {error}") from error
     return state, action
+
+
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read the critic's tensors; nothing that is pickled with them runs."""
+    import torch
+
+    try:
+        critic = torch.load(path, map_location="cpu", weights_only=True)["critic"]
+        return {name: value for name, value in critic.items() if isinstance(value, torch.Tensor)}
+    except Exception as error:  # a damaged file fails anywhere within the reader
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelFolderError(f"{path} cannot be read as a weights-only checkpoint: {reason}") from error
 
 
 def _encoder(base: str, num_layers: int, weights: Mapping[str, Any], prefix: str) -> SentenceTransformer:
@@ -80,9 +97,9 @@ def _encoder(base: str, num_layers: int, weights: Mapping[str, Any], prefix: str
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    config = AutoConfig.from_pretrained(base)
+    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     config.num_hidden_layers = num_layers
-    transformer: Any = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+    transformer: Any = AutoModel.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
     expected = set(transformer.state_dict())
     missing = sorted(expected - own.keys())
     if missing:
@@ -94,7 +111,7 @@ def _encoder(base: str, num_layers: int, weights: Mapping[str, Any], prefix: str
         raise ModelFolderError(f"the checkpoint does not fit {base}: {error}") from error
     with tempfile.TemporaryDirectory() as draft:
         transformer.save_pretrained(draft)
-        AutoTokenizer.from_pretrained(base).save_pretrained(draft)
+        AutoTokenizer.from_pretrained(base, trust_remote_code=False).save_pretrained(draft)
         return SentenceTransformer(draft, device="cpu")  # a plain transformer gets mean pooling
 
 
@@ -115,7 +132,7 @@ class _Settings:
         self._path = folder / SETTINGS_NAME
         try:
             self._root = yaml.safe_load(self._path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ModelFolderError(f"{self._path} is not YAML: {error}") from error
 
     def __getitem__(self, name: str) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qrag_retriever.mapped_vectors import MappedVectors
 from qrag_retriever.records import Record
 from qrag_retriever.scan.growing import GrowingArray
 from qrag_retriever.storage import IndexFolder
@@ -47,7 +48,7 @@ class FolderSource:
 
     folder: IndexFolder
     generation: int
-    mapped: np.ndarray
+    mapped: MappedVectors
     rows: np.ndarray
     in_memory = False
 
@@ -60,7 +61,7 @@ class FolderSource:
 
     def vectors(self, chunk_ids: np.ndarray) -> np.ndarray:
         """Read exact embeddings: (M, D), float32."""
-        return np.asarray(self.mapped[self.rows[chunk_ids]], np.float32)
+        return np.asarray(self.mapped.whole()[self.rows[chunk_ids]], np.float32)
 
     def inner_product(self, chunk_id: int, state: np.ndarray) -> float:
         """Multiply a chunk's unrotated embedding with a state (D,)."""
@@ -68,6 +69,6 @@ class FolderSource:
 
     def matrix(self) -> np.ndarray:
         """Return all embeddings: the map itself while no row was replaced or moved, else a copy."""
-        count = len(self.rows)
-        in_place = count <= len(self.mapped) and np.array_equal(self.rows, np.arange(count))
-        return self.mapped[:count] if in_place else self.mapped[self.rows]
+        count, mapped = len(self.rows), self.mapped.whole()
+        in_place = count <= len(mapped) and np.array_equal(self.rows, np.arange(count))
+        return mapped[:count] if in_place else mapped[self.rows]

@@ -20,15 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from qrag_retriever._files import whole_folder
 from qrag_retriever.errors import IndexFolderError
 from qrag_retriever.layout import Layout
+from qrag_retriever.mapped_vectors import MappedVectors
 from qrag_retriever.record_json import check_metadata, parsed_record
 from qrag_retriever.records import Record
 from qrag_retriever.transaction import (
     FORMAT_VERSION,
     SCHEMA,
+    SCHEMA_STATEMENTS,
     FolderSettings,
     Transaction,
     chunk_checksum,
@@ -49,11 +52,11 @@ class IndexFolder:
         self._lock = threading.RLock()
         self._reader: tuple[int, sqlite3.Connection] | None = None
 
-    def read(self) -> tuple[FolderSettings, Layout, np.ndarray]:
+    def read(self) -> tuple[FolderSettings, Layout, MappedVectors]:
         """Read settings and layout in one transaction, map the vectors, and verify every chunk's checksum.
 
         Returns:
-            Settings, layout, and the mapped vectors (num_rows, dim), float16.
+            Settings, layout, and the mapped vectors.
 
         Raises:
             IndexFolderError: If the folder is not an index, or is damaged.
@@ -69,15 +72,7 @@ class IndexFolder:
             ).fetchall()
             # Within the transaction, before others can rewrite the folder.
             vectors = self.map_vectors(settings)
-        if len({entry[0] for entry in found if type(entry[0]) is int}) != len(found):
-            raise self._damaged("its rows are not distinct numbers")
-        if len(found) != settings.num_chunks:
-            raise self._damaged(f"it should hold {settings.num_chunks} chunks and has {len(found)}")
-        if found and not 0 <= min(entry[0] for entry in found) <= max(entry[0] for entry in found) < len(vectors):
-            raise self._damaged("a chunk has no vector")
-        for row, major, minor, id_, document, checksum in found:
-            if chunk_checksum(row, (major, minor), id_, document, vectors[row]) != checksum:
-                raise self._damaged(f"the checksum of chunk {id_!r} does not match")
+        self._check_chunks(found, settings.num_chunks, vectors.whole())
         rows, keys = (np.array([entry[part] for entry in found], np.int64) for part in (slice(0, 1), slice(1, 3)))
         layout = Layout(
             rows.reshape(-1),
@@ -86,6 +81,22 @@ class IndexFolder:
             tuple(entry[4] for entry in found),
         )
         return settings, layout, vectors
+
+    def _check_chunks(self, found: list[Any], num_chunks: int, vectors: np.ndarray) -> None:
+        """Check that rows of the table are what was written, each with the checksum of its vector."""
+        if any(tuple(map(type, entry[:4])) != (int, int, int, str) for entry in found):
+            raise self._damaged("its rows are not numbers and names")
+        if len({entry[0] for entry in found}) != len(found):
+            raise self._damaged("its rows are not distinct numbers")
+        if len({entry[3] for entry in found}) != len(found):
+            raise self._damaged("an id occurs twice")
+        if len(found) != num_chunks:
+            raise self._damaged(f"it should hold {num_chunks} chunks and has {len(found)}")
+        if found and not 0 <= min(entry[0] for entry in found) <= max(entry[0] for entry in found) < len(vectors):
+            raise self._damaged("a chunk has no vector")
+        for row, major, minor, id_, document, checksum in found:
+            if chunk_checksum(row, (major, minor), id_, document, vectors[row]) != checksum:
+                raise self._damaged(f"the checksum of chunk {id_!r} does not match")
 
     def records(self, rows: Sequence[int], generation: int) -> list[Record]:
         """Read records by row, in the given order, valid or not.
@@ -109,11 +120,17 @@ class IndexFolder:
                 for row, id_, document, text, metadata, node, checksum in connection.execute(query, part):
                     if record_checksum(row, text, metadata, node) != checksum:
                         raise self._damaged(f"the checksum of the text of chunk {id_!r} does not match")
-                    found[row] = parsed_record(id_, document, text, metadata, node)
+                    found[row] = self._record(id_, document, text, metadata, node)
         missing = [int(row) for row in rows if int(row) not in found]
         if missing:
             raise self._damaged(f"the text of row {missing[0]} is missing")
         return [found[int(row)] for row in rows]
+
+    def _record(self, *stored: Any) -> Record:
+        try:
+            return parsed_record(*stored)
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
 
     def deleted_ids(self) -> set[str]:
         """Return the ids that the index has held at some time and no longer holds."""
@@ -219,32 +236,34 @@ class IndexFolder:
                     path.unlink(missing_ok=True)
         return True
 
-    def map_vectors(self, settings: FolderSettings) -> np.ndarray:
-        """Map the vectors that settings name: (num_rows, dim), float16.
+    def map_vectors(self, settings: FolderSettings) -> MappedVectors:
+        """Map the vectors that settings name.
 
         Raises:
             IndexFolderError: If the file is missing or too short.
         """
-        path = self.path / Path(settings.vectors_file).name
-        needed = settings.num_rows * settings.dim * 2
-        size = path.stat().st_size if path.is_file() else 0
-        if size < needed:
-            raise self._damaged(f"{path.name} has {size} bytes, {needed} are needed; it is missing or cut short")
-        if not settings.num_rows:
-            return np.empty((0, settings.dim), np.float16)
-        return np.memmap(path, np.float16, mode="r", shape=(settings.num_rows, settings.dim))
+        return MappedVectors(self.path / settings.vectors_file, settings.num_rows, settings.dim)
 
     def _settings(self, connection: sqlite3.Connection) -> FolderSettings:
+        self._check_schema(connection)
         row = connection.execute("SELECT value, checksum FROM settings").fetchone()
         if row is None or zlib.crc32(str(row[0]).encode()) != row[1]:
             raise self._damaged("the checksum of its settings does not match")
         values = json.loads(row[0])
+        if not isinstance(values, dict):
+            raise self._damaged("its settings are not an object")
         if values.get("format_version") != FORMAT_VERSION:
             raise IndexFolderError(
                 f"{self.path} has index format {values.get('format_version')}, this release reads {FORMAT_VERSION}; "
                 "upgrade, or build the index again"
             )
         return FolderSettings(**values)
+
+    def _check_schema(self, connection: sqlite3.Connection) -> None:
+        """Refuse a database with other tables, views or triggers than ours, which could do anything when it is read."""
+        found = connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
+        if {row[0] for row in found} != SCHEMA_STATEMENTS:
+            raise self._damaged("its tables are not those of an index")
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -284,7 +303,7 @@ class IndexFolder:
             if "locked" in text:
                 raise TimeoutError(f"{self.path} was in use for {_BUSY_SECONDS:.0f} s; try again") from error
             raise self._damaged(text) from error
-        except (sqlite3.DatabaseError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (sqlite3.Error, ValidationError, json.JSONDecodeError, RecursionError, UnicodeDecodeError) as error:
             raise self._damaged(str(error)) from error
         except OSError as error:
             if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):

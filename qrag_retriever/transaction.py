@@ -7,13 +7,16 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
 
 from qrag_retriever._files import sync
+from qrag_retriever.config import Mode
 from qrag_retriever.layout import Key
 from qrag_retriever.record_json import check_metadata, metadata_json, node_json
 from qrag_retriever.records import Record
@@ -31,9 +34,11 @@ CREATE TABLE records (
     row INTEGER PRIMARY KEY, text TEXT NOT NULL, metadata TEXT NOT NULL, node TEXT, checksum INTEGER NOT NULL
 );
 """
+# As SQLite keeps them.
+SCHEMA_STATEMENTS = {statement.strip() for statement in SCHEMA.split(";") if statement.strip()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class FolderSettings:
     """What an index folder says of itself.
 
@@ -50,15 +55,16 @@ class FolderSettings:
         format_version: Of the folder.
     """
 
-    dim: int
-    mode: str
+    dim: PositiveInt
+    mode: Mode
     model: dict[str, Any] | None = None
     retriever: dict[str, Any] = field(default_factory=dict)
-    vectors_file: str = "vectors.f16"
-    num_rows: int = 0
-    num_chunks: int = 0
-    version: int = 0
-    generation: int = 0
+    # Never a path: what is written there must stay within the folder.
+    vectors_file: Annotated[str, Field(pattern=r"^vectors(-[0-9]+)?\.f16$")] = "vectors.f16"
+    num_rows: NonNegativeInt = 0
+    num_chunks: NonNegativeInt = 0
+    version: NonNegativeInt = 0
+    generation: NonNegativeInt = 0
     format_version: int = FORMAT_VERSION
 
     @property

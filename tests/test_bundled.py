@@ -11,6 +11,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from qrag_retriever import QRAGModel, QRAGRetriever
+from qrag_retriever.checksums import CHECKSUMS_NAME, verify_checksums
 from qrag_retriever.compact import expand
 from qrag_retriever.config import QRAGConfig
 from qrag_retriever.default_model import BUNDLED
@@ -86,6 +87,11 @@ def test_is_small_and_has_a_card_with_the_credit_that_its_data_ask_for() -> None
     card = (BUNDLED / "README.md").read_text(encoding="utf-8")
     for credit in ("CC BY-SA 4.0", "CC BY 4.0", "CC BY 3.0", "Apache-2.0", "HotpotQA", "SQuAD", "MuSiQue", "bAbI"):
         assert credit in card, credit
+
+
+def test_it_is_what_was_put_there() -> None:
+    assert (BUNDLED / CHECKSUMS_NAME).is_file()
+    verify_checksums(BUNDLED)
 
 
 def test_its_encoders_are_sentence_transformers_models(tmp_path: Path, model: QRAGModel) -> None:

@@ -10,8 +10,17 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "qrag_retriever"
 LINES = [
     ["errors", "checks", "batching", "_extras", "_files", "positions", "rotary", "state", "sentences"],
-    ["records", "devices", "default_model", "embedding_cache", "json_lines", "_terminal"],
-    ["filters", "layout", "record_json", "q_values", "scan", "config", "steps", "bulk"],
+    [
+        "records",
+        "devices",
+        "default_model",
+        "embedding_cache",
+        "json_lines",
+        "_terminal",
+        "checksums",
+        "mapped_vectors",
+    ],
+    ["safe_loading", "filters", "layout", "record_json", "q_values", "scan", "config", "steps", "bulk"],
     ["encoders", "transaction", "model_card", "compact", "reference_checkpoint"],
     ["pair", "storage"],
     ["model", "sources"],

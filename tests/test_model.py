@@ -12,6 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from qrag_retriever import QRAGConfig, QRAGModel, devices
+from qrag_retriever.checksums import CHECKSUMS_NAME, verify_checksums, write_checksums
 from qrag_retriever.errors import ModelFolderError
 from qrag_retriever.pair import _weights_digest
 
@@ -127,6 +128,8 @@ def test_a_failed_save_leaves_the_old_model(
     ],
 )
 def test_a_damaged_folder_is_a_clear_error(folder: Path, damage: object, message: str) -> None:
+    """Also one without checksums."""
+    (folder / CHECKSUMS_NAME).unlink()
     damage(folder)
     with pytest.raises(ModelFolderError, match=message):
         QRAGModel.from_pretrained(folder, device="cpu").encode_chunks(TEXTS)
@@ -134,6 +137,7 @@ def test_a_damaged_folder_is_a_clear_error(folder: Path, damage: object, message
 
 def test_a_damaged_compact_file_is_a_clear_error(two_encoders: QRAGModel, tmp_path: Path) -> None:
     two_encoders.save_pretrained(tmp_path / "m", compact=True)
+    (tmp_path / "m" / CHECKSUMS_NAME).unlink()
     os.truncate(tmp_path / "m" / "model.safetensors", 5000)
     with pytest.raises(ModelFolderError, match="cannot be read"):
         QRAGModel.from_pretrained(tmp_path / "m", device="cpu").encode_chunks(TEXTS)
@@ -143,10 +147,46 @@ def test_tensor_names_cannot_leave_the_folder(two_encoders: QRAGModel, tmp_path:
     from safetensors.torch import save_file
 
     two_encoders.save_pretrained(tmp_path / "m", compact=True)
+    (tmp_path / "m" / CHECKSUMS_NAME).unlink()
     save_file({"state_encoder/../../evil.safetensors::w": torch.zeros(1)}, tmp_path / "m" / "model.safetensors")
     with pytest.raises(ModelFolderError, match="unexpected tensor name"):
         QRAGModel.from_pretrained(tmp_path / "m", device="cpu").encode_chunks(TEXTS)
     assert not list(tmp_path.rglob("evil*"))
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_every_file_of_a_saved_model_has_a_checksum_but_its_card(
+    two_encoders: QRAGModel, tmp_path: Path, compact: bool
+) -> None:
+    folder = tmp_path / "m"
+    two_encoders.save_pretrained(folder, compact=compact)
+    listed = {line.split("  ")[1] for line in (folder / CHECKSUMS_NAME).read_text().splitlines()}
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert listed == {name for name in there if not name.endswith(("README.md", CHECKSUMS_NAME))}
+    (folder / "README.md").write_text("a card of my own")
+    verify_checksums(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda folder: (folder / "qrag_config.json").write_text('{"dim": 32}'), "checksum of qrag_config.json"),
+        (lambda folder: (folder / "state_encoder" / "config.json").unlink(), "state_encoder/config.json is missing"),
+        (lambda folder: (folder / "state_encoder" / "adapter_config.json").write_text("{}"), "is not in SHA256SUMS"),
+        (lambda folder: (folder / CHECKSUMS_NAME).write_text(""), "is not a list of checksums"),
+        (lambda folder: (folder / CHECKSUMS_NAME).write_bytes(b"\xff"), "is not text"),
+        (lambda folder: (folder / CHECKSUMS_NAME).write_text(f"{'0' * 64}  ../x.json\n"), "is not a list of checksums"),
+    ],
+)
+def test_a_change_is_refused_and_can_be_accepted(folder: Path, change: object, reason: str) -> None:
+    change(folder)
+    with pytest.raises(ModelFolderError, match=f"{reason}.*delete SHA256SUMS"):
+        QRAGModel.from_pretrained(folder, device="cpu").encode_chunks(TEXTS)
+    if reason.startswith("checksum"):
+        (folder / CHECKSUMS_NAME).unlink()
+        assert QRAGModel.from_pretrained(folder, device="cpu").encode_chunks(TEXTS).shape == (3, 32)
+        write_checksums(folder)
+        assert QRAGModel.from_pretrained(folder, device="cpu").encode_chunks(TEXTS).shape == (3, 32)
 
 
 def test_a_plain_encoder_points_to_from_encoder(tiny_encoder: Path) -> None:
@@ -407,4 +447,4 @@ def test_pushing_uploads_a_complete_model_folder(two_encoders: QRAGModel, monkey
 
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     assert two_encoders.push_to_hub("me/pair") == "me/pair: Upload model"
-    assert uploaded == {"me/pair": ["README.md", "action_encoder", "qrag_config.json", "state_encoder"]}
+    assert uploaded == {"me/pair": ["README.md", "SHA256SUMS", "action_encoder", "qrag_config.json", "state_encoder"]}

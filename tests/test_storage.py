@@ -5,20 +5,16 @@ from __future__ import annotations
 import builtins
 import errno
 import itertools
-import json
 import multiprocessing
 import os
 import random
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -35,11 +31,24 @@ from qrag_retriever.index_model import IndexModel
 from qrag_retriever.records import Record, records_from_texts
 from qrag_retriever.storage import IndexFolder
 from tests.conftest import QUESTION, STORY
+from tests.index_folders import (
+    STATE,
+    assert_consistent,
+    assert_equal_or_refused,
+    contents,
+    files_of,
+    flip,
+    load,
+    mounted,
+    new_index,
+    observed,
+    record,
+    saved,
+    set_settings,
+    sql,
+)
 from tests.toy_model import DIM, ToyModel, embedding_of
 
-STATE = embedding_of("a state")
-FULL = os.environ.get("QRAG_FULL") == "1"
-only_full = pytest.mark.skipif(not FULL, reason="set QRAG_FULL=1 to run the large counts")
 ODD_TEXTS = {
     "NUL": "before\0after\0",
     "emoji": "👩🏽‍🚀 left 🚀",
@@ -59,50 +68,6 @@ NESTED = {
     "text": "ü \0 👍",
     "ключ": ["значение"],
 }
-
-
-def record(i: int, text: str = "text", **fields: Any) -> Record:
-    return Record(f"c{i}", f"{text} {i}", {"n": i}, **fields)
-
-
-def new_index(count: int = 10, text: str = "text", **arguments: Any) -> ChunkIndex:
-    return ChunkIndex.from_records([record(i, text) for i in range(count)], ToyModel(), **arguments)
-
-
-def saved(path: Path, count: int = 10, text: str = "text") -> ChunkIndex:
-    index = new_index(count, text)
-    index.save(path)
-    return index
-
-
-def load(path: Path, **arguments: Any) -> ChunkIndex:
-    return ChunkIndex.load(path, ToyModel(), **arguments)
-
-
-def contents(index: ChunkIndex) -> list[tuple[Record, list[float]]]:
-    """Return everything a user can read: records and exact embeddings, in order."""
-    vectors = index.view.source.vectors(np.arange(len(index)))
-    return list(zip(index.get(index.ids), vectors.tolist(), strict=True))
-
-
-def observed(path: Path, picked: tuple[int, ...] = (1,)) -> Any:
-    """Return all that can be seen of a folder: contents and one search."""
-    index = ChunkIndex.load(path)
-    ids, values = index.top_k(STATE, [i for i in picked if i < len(index)], 4)
-    return contents(index), index.mode, ids.tolist(), values.tolist()
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def assert_consistent(index: ChunkIndex) -> None:
-    """Check that every embedding belongs to its text, and that a search agrees."""
-    for one, vector in contents(index):
-        assert vector == embedding_of(one.text).tolist()
-    if len(index):
-        ids, _ = index.top_k(STATE, [], len(index))
-        assert sorted(ids.tolist()) == list(range(len(index)))
 
 
 # Round trips
@@ -612,101 +577,6 @@ def test_embeddings_beyond_float16_are_a_value_error_and_nothing_is_written(tmp_
 
 # Crashes
 
-_WORKER = """
-import sys
-from tests.test_storage import crash_worker
-crash_worker(*sys.argv[1:])
-"""
-_START = {"add": 20, "update": 20, "delete": 400, "save": 20, "new": 0}
-
-
-def change(kind: str, index: ChunkIndex | None, folder: Path, number: int) -> None:
-    """Make the change of this number, from 1."""
-    if kind == "save":
-        new_index(20 + number % 3, f"save {number}").save(folder)
-    elif kind == "new":
-        new_index(20, f"save {number}").save(folder / str(number))
-    elif kind == "add":
-        assert index is not None
-        index.add_records([Record(f"n{number}", f"new {number}"), Record(f"m{number}", f"more {number}")])
-    elif kind == "update":
-        assert index is not None
-        index.add_records([record(i, f"update {number}") for i in range(0, 20, 3)])
-    else:
-        assert index is not None
-        index.delete([f"c{2 * number - 2}", f"c{2 * number - 1}"])
-
-
-def expected_after(kind: str, number: int) -> list[tuple[str, str]]:
-    """Return ids and texts after so many changes."""
-    start = [(f"c{i}", f"text {i}") for i in range(_START[kind])]
-    if number == 0:
-        return start
-    if kind == "save":
-        return [(f"c{i}", f"save {number} {i}") for i in range(20 + number % 3)]
-    if kind == "add":
-        new = [[(f"n{i}", f"new {i}"), (f"m{i}", f"more {i}")] for i in range(1, number + 1)]
-        return [*start, *itertools.chain.from_iterable(new)]
-    if kind == "update":
-        return [(f"c{i}", f"update {number} {i}" if i % 3 == 0 else f"text {i}") for i in range(20)]
-    return start[2 * number :]
-
-
-def crash_worker(kind: str, path: str) -> None:
-    """Make changes until killed; say when each is done."""
-    folder = Path(path)
-    index = load(folder) if kind in ("add", "update", "delete") else None
-    for number in itertools.count(1):
-        os.write(1, b"%d\n" % number)
-        change(kind, index, folder, number)
-
-
-def killed_worker(kind: str, folder: Path, delay: float) -> int:
-    """Kill a worker in the middle of its changes; return how many were done for certain."""
-    arguments = [sys.executable, "-c", _WORKER, kind, str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environment) as worker:
-        assert worker.stdout is not None
-        begun = worker.stdout.readline()
-        time.sleep(delay)
-        worker.send_signal(signal.SIGKILL)
-        begun += worker.stdout.read()
-    assert worker.returncode == -signal.SIGKILL
-    # The change of the last complete line may be done or not; those before it are.
-    return int(begun.splitlines()[-1] if begun.endswith(b"\n") else begun.splitlines()[-2]) - 1
-
-
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=[pytest.mark.full, only_full])], ids=["a few", "many"])
-@pytest.mark.parametrize("kind", ["add", "update", "delete", "save"])
-def test_a_kill_leaves_the_old_or_the_new_state_and_all_that_was_acknowledged(
-    tmp_path: Path, kind: str, kills: int
-) -> None:
-    rng = random.Random(kind)
-    for kill in range(kills):
-        folder = tmp_path / f"index{kill}"
-        saved(folder, _START[kind])
-        done = killed_worker(kind, folder, rng.uniform(0.0, 0.12))
-        index = load(folder)
-        found = [(one.id, one.text) for one in index.get(index.ids)]
-        assert found in (expected_after(kind, done), expected_after(kind, done + 1))
-        assert_consistent(index)
-        index.add_records([record(999)])
-        assert_consistent(load(folder))
-        shutil.rmtree(folder)
-
-
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=[pytest.mark.full, only_full])], ids=["a few", "many"])
-def test_a_kill_leaves_a_new_folder_whole_or_absent(tmp_path: Path, kills: int) -> None:
-    rng = random.Random("new")
-    for kill in range(kills):
-        folder = tmp_path / str(kill)
-        done = killed_worker("new", folder, rng.uniform(0.0, 0.12))
-        for number in range(1, done + 2):
-            if number <= done or (folder / str(number)).exists():
-                index = load(folder / str(number))
-                assert [one.text for one in index.get(index.ids)] == [f"save {number} {i}" for i in range(20)]
-                assert_consistent(index)
-
 
 def _copy_during_commit(folder: Path, copy: Path) -> None:
     """Copy an index as a crash in the middle of a commit leaves it: pages half written, the journal complete."""
@@ -755,17 +625,6 @@ def test_vectors_of_a_write_that_was_cut_off_are_overwritten(tmp_path: Path) -> 
 # Damage
 
 
-def set_settings(folder: Path, change_values: Callable[[dict[str, Any]], Any]) -> None:
-    """Change the settings of a folder as a program would, checksum and all."""
-    connection = sqlite3.connect(folder / "index.sqlite")
-    values = json.loads(connection.execute("SELECT value FROM settings").fetchone()[0])
-    change_values(values)
-    value = json.dumps(values)
-    connection.execute("UPDATE settings SET value = ?, checksum = ?", (value, zlib.crc32(value.encode())))
-    connection.commit()
-    connection.close()
-
-
 def _cut(name: str, keep: float) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         size = (folder / name).stat().st_size
@@ -776,16 +635,6 @@ def _cut(name: str, keep: float) -> Callable[[Path], None]:
 
 def _write(name: str, data: bytes) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_bytes(data) and None
-
-
-def _sql(statement: str) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        connection = sqlite3.connect(folder / "index.sqlite")
-        connection.execute(statement)
-        connection.commit()
-        connection.close()
-
-    return damage
 
 
 DAMAGES: dict[str, Callable[[Path], Any]] = {
@@ -804,18 +653,18 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "database is zeros": _write("index.sqlite", b"\0" * 8192),
     "database is a folder": lambda folder: ((folder / "index.sqlite").unlink(), (folder / "index.sqlite").mkdir()),
     "foreign database": lambda folder: ((folder / "index.sqlite").unlink(), _foreign_database(folder, "DELETE")),
-    "no settings": _sql("DELETE FROM settings"),
-    "settings changed": _sql("UPDATE settings SET value = replace(value, 'document', 'corpus')"),
-    "text changed": _sql("UPDATE records SET text = 'other' WHERE row = 2"),
-    "metadata changed": _sql("UPDATE records SET metadata = '{}' WHERE row = 2"),
-    "text missing": _sql("DELETE FROM records WHERE row = 2"),
-    "chunk missing": _sql("DELETE FROM chunks WHERE row = 2"),
-    "chunk invalid": _sql("UPDATE chunks SET valid = 0 WHERE row = 2"),
-    "id changed": _sql("UPDATE chunks SET id = 'other' WHERE row = 2"),
-    "order changed": _sql("UPDATE chunks SET major = 99 WHERE row = 2"),
-    "document changed": _sql("UPDATE chunks SET document_id = 'other' WHERE row = 2"),
-    "row out of range": _sql("UPDATE chunks SET row = 99 WHERE row = 2"),
-    "table missing": _sql("DROP TABLE records"),
+    "no settings": sql("DELETE FROM settings"),
+    "settings changed": sql("UPDATE settings SET value = replace(value, 'document', 'corpus')"),
+    "text changed": sql("UPDATE records SET text = 'other' WHERE row = 2"),
+    "metadata changed": sql("UPDATE records SET metadata = '{}' WHERE row = 2"),
+    "text missing": sql("DELETE FROM records WHERE row = 2"),
+    "chunk missing": sql("DELETE FROM chunks WHERE row = 2"),
+    "chunk invalid": sql("UPDATE chunks SET valid = 0 WHERE row = 2"),
+    "id changed": sql("UPDATE chunks SET id = 'other' WHERE row = 2"),
+    "order changed": sql("UPDATE chunks SET major = 99 WHERE row = 2"),
+    "document changed": sql("UPDATE chunks SET document_id = 'other' WHERE row = 2"),
+    "row out of range": sql("UPDATE chunks SET row = 99 WHERE row = 2"),
+    "table missing": sql("DROP TABLE records"),
     "newer format": lambda folder: set_settings(folder, lambda values: values.update(format_version=2)),
     "newer model format": lambda folder: set_settings(
         folder, lambda values: values["model"]["config"].update(format_version=2)
@@ -854,45 +703,6 @@ def test_a_newer_format_says_what_to_do(tmp_path: Path) -> None:
     set_settings(tmp_path / "index", lambda values: values.update(format_version=2, something_new=1))
     with pytest.raises(IndexFolderError, match=r"has index format 2, this release reads 1; upgrade"):
         ChunkIndex.load(tmp_path / "index")
-
-
-def assert_equal_or_refused(folder: Path, before: Any) -> bool:
-    """Check that a damaged folder gives the original results or an IndexFolderError; tells which."""
-    try:
-        after = observed(folder)
-    except IndexFolderError:
-        return False
-    assert after == before
-    return True
-
-
-def flip(path: Path, place: int, mask: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(place)
-        (byte,) = file.read(1)
-        file.seek(place)
-        file.write(bytes([byte ^ mask]))
-
-
-@pytest.mark.parametrize("flips", [50, pytest.param(500, marks=[pytest.mark.full, only_full])], ids=["a few", "many"])
-@pytest.mark.parametrize("name", ["vectors.f16", "index.sqlite"])
-def test_flipped_bytes_are_noticed_or_do_not_matter(tmp_path: Path, name: str, flips: int) -> None:
-    index = saved(tmp_path / "index", 30)
-    index.add_records([record(3, "changed"), Record("d", "text", {"a": [1]}, "D", {"x": 1}, "embedded")])
-    index.delete(["c5"])
-    before, whole = observed(tmp_path / "index"), (tmp_path / "index" / name).read_bytes()
-    rng = random.Random(name)
-    refused = 0
-    for _ in range(flips):
-        place, mask = rng.randrange(len(whole)), rng.randrange(1, 256)
-        flip(tmp_path / "index" / name, place, mask)
-        try:
-            refused += not assert_equal_or_refused(tmp_path / "index", before)
-        except BaseException as error:
-            raise AssertionError(f"byte {place} of {name} xor {mask}") from error
-        (tmp_path / "index" / name).write_bytes(whole)
-    assert refused > 0
-    assert assert_equal_or_refused(tmp_path / "index", before)
 
 
 @pytest.mark.parametrize("mask", [0x01, 0x10, 0xFF])
@@ -1025,18 +835,6 @@ def test_the_object_that_met_a_full_disk_stays_usable(tmp_path: Path, monkeypatc
     index.delete(["c0"])
     assert contents(index) == contents(load(tmp_path / "index"))
     assert_consistent(index)
-
-
-@contextmanager
-def mounted(folder: Path, *arguments: str) -> Iterator[Path]:
-    folder.mkdir(exist_ok=True)
-    done = subprocess.run(["mount", *arguments, str(folder)], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip(f"cannot mount here: {done.stderr.decode().strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 needs_mount = pytest.mark.skipif(shutil.which("mount") is None or sys.platform != "linux", reason="needs mount")

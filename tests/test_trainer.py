@@ -7,7 +7,6 @@ import functools
 import itertools
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -25,6 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qrag_retriever import QRAGModel, QRAGRetriever
+from qrag_retriever.checksums import checksum_lines
 from qrag_retriever.errors import CheckpointError, DataError, DivergedError, RecipeError, RewardError
 from qrag_retriever.training.assembly import build_optimizer
 from qrag_retriever.training.checkpoint import newest_checkpoint, read_checkpoint
@@ -41,16 +41,13 @@ from tests.conftest import QUESTION, STORY
 from tests.training_runs import (
     ALL_UPDATES,
     WARM_UPDATES,
+    assert_same,
     files_of,
-    last_weights,
     log_of,
     norm_of_difference,
     outcome_of,
     recipe_of,
-    settings_of,
     some_updates,
-    started,
-    train_to_the_end,
     trainer_of,
     weights_of,
     without_cards,
@@ -58,8 +55,6 @@ from tests.training_runs import (
     write_questions,
 )
 
-FULL = os.environ.get("QRAG_FULL") == "1"
-only_full = pytest.mark.skipif(not FULL, reason="set QRAG_FULL=1 to run the large counts")
 Changes = Mapping[str, Any]
 Outcomes = Callable[[Changes], dict[str, Any]]
 
@@ -69,16 +64,6 @@ def no_cards() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         without_cards(patch)
         yield
-
-
-def assert_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Compare two outcomes; name what differs and do not print its bytes."""
-    for part, content in expected.items():
-        if isinstance(content, dict):
-            assert found[part].keys() == content.keys(), part
-            assert [name for name in content if found[part][name] != content[name]] == [], part
-        else:
-            assert found[part] == content, part
 
 
 @contextmanager
@@ -448,47 +433,6 @@ def test_a_second_interrupt_stops_at_once_but_not_an_echo_of_the_first(
     assert signals.noted == signal.SIGINT
 
 
-# Kills
-
-
-def killed_and_resumed(folder: Path, content: Changes, kills: int, seconds: float, rng: random.Random) -> Iterator[Any]:
-    """Kill a run at random moments and go on; yield the outcome whenever it comes to an end."""
-    done = 0
-    while True:
-        process = started(train_to_the_end, folder, content, str(folder))
-        process.join(rng.uniform(0.1, 1.0) * seconds if done < kills else 60)
-        if process.is_alive():
-            process.kill()
-            done += 1
-        process.join()
-        assert process.exitcode in (0, -signal.SIGKILL), (folder / "err.txt").read_text()
-        if process.exitcode == 0:
-            yield outcome_of(folder / "run", last_weights(folder))
-            shutil.rmtree(folder / "run")
-            (folder / "last.safetensors").unlink()
-            if done >= kills:
-                return
-
-
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=[pytest.mark.full, only_full])], ids=["a few", "many"])
-def test_a_run_that_is_killed_at_random_moments_equals_one_that_is_not(
-    tmp_path: Path, tiny_encoder: Path, kills: int
-) -> None:
-    rng = random.Random(kills)
-    changes = {"run.evaluate_updates": 1}
-    recipe_of(tmp_path, tiny_encoder)
-    content = settings_of(tmp_path, tiny_encoder, changes)
-    # The server of processes takes its time to start.
-    started(int, tmp_path).join()
-    begun = time.monotonic()
-    # In a process of the same kind: the number of threads decides about last bits.
-    expected = next(killed_and_resumed(tmp_path, content, 0, 0.0, rng))
-    seconds = time.monotonic() - begun
-    shutil.rmtree(tmp_path / "run")
-    for found in killed_and_resumed(tmp_path, content, kills, seconds, rng):
-        assert_same(found, expected)
-
-
 # Divergence
 
 
@@ -681,17 +625,6 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it_and_a_way_out(
         read_checkpoint(checkpoint, Processes())
 
 
-@pytest.mark.parametrize("name", ["shared.json", "shared.safetensors", "process-0.json", "process-0.safetensors"])
-def test_flipped_bytes_of_a_checkpoint_are_noticed(checkpoint: Path, name: str) -> None:
-    rng = random.Random(name)
-    path = checkpoint / name
-    whole = path.read_bytes()
-    for place in (0, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(30))):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << rng.randrange(8))]) + whole[place + 1 :])
-        with pytest.raises(CheckpointError, match=str(checkpoint)):
-            read_checkpoint(checkpoint, Processes())
-
-
 def test_a_run_with_a_damaged_checkpoint_is_left_as_it_is(checkpoint: Path, tmp_path: Path, tiny_encoder: Path) -> None:
     (checkpoint / "shared.json").write_text("{")
     before = files_of(tmp_path / "run")
@@ -702,13 +635,11 @@ def test_a_run_with_a_damaged_checkpoint_is_left_as_it_is(checkpoint: Path, tmp_
 
 def changed(checkpoint: Path, name: str, change: Callable[[Any], Any]) -> None:
     """Change a checkpoint as another release would have written it, checksums included."""
-    from qrag_retriever.training.checkpoint import _checksums
-
     path = checkpoint / f"{name}.json"
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
-    (checkpoint / f"{name}.sha256").write_text(_checksums(checkpoint / f"{name}.safetensors", path))
+    (checkpoint / f"{name}.sha256").write_text(checksum_lines(checkpoint, (checkpoint / f"{name}.safetensors", path)))
 
 
 def test_a_newer_format_says_what_to_do(checkpoint: Path, tmp_path: Path, tiny_encoder: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 
 from qrag_retriever.training.assembly import build_optimizer
 from qrag_retriever.training.logs import RunLog
@@ -92,7 +93,7 @@ def trainer_of(folder: Path, encoder: Path, changes: Mapping[str, Any] | None = 
 
 def without_cards(patch: pytest.MonkeyPatch) -> None:
     """Let sentence-transformers write no model cards, which is what takes longest in a small run."""
-    patch.setattr("sentence_transformers.SentenceTransformer._create_model_card", lambda *_, **__: None)
+    patch.setattr(SentenceTransformer, "_create_model_card", lambda *_, **__: None)
 
 
 def toml_of(content: Mapping[str, Any]) -> str:
@@ -140,6 +141,16 @@ def outcome_of(output: Path, weights: Mapping[str, torch.Tensor]) -> dict[str, A
         "log": log_of(output),
         "report": report,
     }
+
+
+def assert_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Compare two outcomes; name what differs and do not print its bytes."""
+    for part, content in expected.items():
+        if isinstance(content, dict):
+            assert found[part].keys() == content.keys(), part
+            assert [name for name in content if found[part][name] != content[name]] == [], part
+        else:
+            assert found[part] == content, part
 
 
 def norm_of_difference(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> float:

@@ -17,6 +17,7 @@ from typing import Any
 from qrag_retriever import QRAGModel
 from qrag_retriever.benchmarks.suite.report import differences_table, recall_table
 from qrag_retriever.benchmarks.timing import table
+from qrag_retriever.checksums import write_checksums
 from qrag_retriever.compact import SKELETON_NAME
 
 # Of this checkout, wherever the package is installed.
@@ -34,6 +35,7 @@ def main() -> None:
     if chosen.model is not None:
         QRAGModel.from_pretrained(chosen.model, device="cpu").save_pretrained(BUNDLED, compact=True)
         write_oldest_layout(BUNDLED / SKELETON_NAME)
+        write_checksums(BUNDLED)
         write_card([], [])
         size = sum(path.stat().st_size for path in BUNDLED.rglob("*") if path.is_file())
         print(f"{BUNDLED}: {size / 10**6:.1f} MB")
@@ -42,12 +44,33 @@ def main() -> None:
         rows: list[dict[str, Any]] = []
         differences: list[dict[str, Any]] = []
         for path in chosen.figures:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_figures(path)
             if found["qrag"]["fingerprint"] != fingerprint or found["qrag"]["beam_width"] != 1:
                 parser.error(f"{path} has the figures of {found['qrag']}; measure the default model, greedily")
             rows += found["rows"]
             differences += found["differences"]
         write_card(rows, differences)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file, or end with what is wrong with it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SystemExit(f"{path} cannot be read as JSON: {error}") from error
+
+
+def read_figures(path: Path) -> dict[str, Any]:
+    """Read what qrag-bench has written, or end with what is missing in it."""
+    found = read_json(path)
+    expected = {"qrag": dict, "rows": list, "differences": list}
+    wrong = [
+        key for key, kind in expected.items() if not isinstance(found, dict) or not isinstance(found.get(key), kind)
+    ]
+    wrong += [f"qrag.{key}" for key in ("fingerprint", "beam_width") if not wrong and key not in found["qrag"]]
+    if wrong:
+        raise SystemExit(f"{path} has no {', '.join(wrong)}; expected the JSON file of a run of qrag-bench")
+    return found
 
 
 def write_oldest_layout(encoder: Path) -> None:
@@ -57,9 +80,9 @@ def write_oldest_layout(encoder: Path) -> None:
         encoder: A sentence-transformers folder that a newer release wrote.
     """
     names = {"": "Transformer", "1_Pooling": "Pooling"}
-    modules = json.loads((encoder / "modules.json").read_text(encoding="utf-8"))
-    pooling = json.loads((encoder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
-    tokenizer = json.loads((encoder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    modules = read_json(encoder / "modules.json")
+    pooling = read_json(encoder / "1_Pooling" / "config.json")
+    tokenizer = read_json(encoder / "tokenizer_config.json")
     if [module["path"] for module in modules] != list(names) or pooling["pooling_mode"] != "mean":
         raise SystemExit(f"{encoder} is no transformer with mean pooling: {modules}, {pooling}")
     kinds = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
@@ -75,7 +98,7 @@ def write_oldest_layout(encoder: Path) -> None:
         },
         "sentence_bert_config.json": {"max_seq_length": tokenizer["model_max_length"], "do_lower_case": False},
     }
-    settings = json.loads((encoder / "config_sentence_transformers.json").read_text(encoding="utf-8"))
+    settings = read_json(encoder / "config_sentence_transformers.json")
     # Older releases warn of files of a newer one, which these no longer are.
     settings.pop("__version__", None)
     contents["config_sentence_transformers.json"] = settings

@@ -6,7 +6,6 @@ beside them, in the format of ``sha256sum``.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from qrag_retriever._files import sync
+from qrag_retriever.checksums import checksum_lines
 from qrag_retriever.errors import CheckpointError
 from qrag_retriever.training.processes import Processes
 
@@ -120,7 +120,7 @@ def _write(folder: Path, name: str, content: Mapping[str, Any], tensors: Mapping
         raise OSError(f"cannot write {tensor_file}: {error}") from error
     json_file.write_text(json.dumps(content), encoding="utf-8")
     checksum_file = folder / f"{name}.sha256"
-    checksum_file.write_text(_checksums(tensor_file, json_file), encoding="utf-8")
+    checksum_file.write_text(checksum_lines(folder, (tensor_file, json_file)), encoding="utf-8")
     for path in (tensor_file, json_file, checksum_file):
         sync(path)
 
@@ -134,26 +134,15 @@ def _read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, torch.Tens
                 f"{folder} has format {content['format']}, this release reads {_FORMAT}; "
                 "resume with the release that wrote it, or name another run.output"
             )
-        if (folder / f"{name}.sha256").read_text(encoding="utf-8") != _checksums(tensor_file, json_file):
+        if (folder / f"{name}.sha256").read_text(encoding="utf-8") != checksum_lines(folder, (tensor_file, json_file)):
             raise ValueError("its checksums differ")
         return content, load_file(tensor_file)
     except CheckpointError:
         raise
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         raise CheckpointError(
             f"the checkpoint {folder} is damaged ({name}): {error}; remove it, and --resume begins anew"
         ) from error
-
-
-def _checksums(*paths: Path) -> str:
-    lines = []
-    for path in paths:
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        lines.append(f"{digest.hexdigest()}  {path.name}\n")
-    return "".join(lines)
 
 
 def _drop_others(kept: Path) -> None:

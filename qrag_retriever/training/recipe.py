@@ -235,7 +235,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         content = toml.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, toml.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also of a number of thousands of digits
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
     for override in overrides:
         _override(content, override)
@@ -267,7 +267,9 @@ def _override(content: dict[str, Any], override: str) -> None:
     toml = _toml()
     try:
         value = toml.loads(f"value = {text}")["value"]
-    except toml.TOMLDecodeError:
+    except RecursionError:
+        raise RecipeError(f"the value of {key!r} after --set is nested too deeply") from None
+    except ValueError:
         value = text.strip()
     *groups, last = key.strip().split(".")
     place: Any = content
@@ -287,8 +289,12 @@ def _override(content: dict[str, Any], override: str) -> None:
         raise RecipeError(f"{'.'.join(groups)} in {override!r} is a value and has no keys")
 
 
+# Of a place in a list; Python itself reads no number of thousands.
+_MOST_DIGITS = 9
+
+
 def _item(items: list[Any], number: str, override: str) -> Any:
-    if not number.isdecimal() or int(number) >= len(items):
+    if not number.isdecimal() or len(number) > _MOST_DIGITS or int(number) >= len(items):
         raise RecipeError(f"expected a number from 0 to {len(items) - 1} in place of {number!r} in {override!r}")
     return items[int(number)]
 
