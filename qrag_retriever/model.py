@@ -309,22 +309,31 @@ class QRAGModel:
 
         Raises:
             FileExistsError: If the folder holds something that is not a model.
+            OSError: If the disk is full or read-only; the old model stands.
         """
-        target = Path(folder)
-        with whole_folder(target, may_replace=lambda path: (path / CONFIG_NAME).is_file()) as draft:
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-full-") as scratch:
-                full = Path(scratch) if compact else draft
-                for role, encoder in (("state", self.state_encoder), ("action", self.action_encoder)):
-                    save_encoder(encoder.model, full / f"{role}_encoder")
-                if compact:
-                    from qrag_retriever.compact import compress
+        from safetensors import SafetensorError
 
-                    compress(full, draft)
-            (draft / CONFIG_NAME).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            (draft / "README.md").write_text(model_card(self.config), encoding="utf-8")
-            write_checksums(draft)
+        target = Path(folder)
+        try:
+            with whole_folder(target, may_replace=lambda path: (path / CONFIG_NAME).is_file()) as draft:
+                self._write(draft, target, compact)
+        except SafetensorError as error:
+            raise OSError(f"the model cannot be written to {target}, nothing was changed: {error}") from error
         if self.source is None and not compact:
             self.source = ModelSource("pretrained", str(target.absolute()))
+
+    def _write(self, draft: Path, target: Path, compact: bool) -> None:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-full-") as scratch:
+            full = Path(scratch) if compact else draft
+            for role, encoder in (("state", self.state_encoder), ("action", self.action_encoder)):
+                save_encoder(encoder.model, full / f"{role}_encoder")
+            if compact:
+                from qrag_retriever.compact import compress
+
+                compress(full, draft)
+        (draft / CONFIG_NAME).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (draft / "README.md").write_text(model_card(self.config), encoding="utf-8")
+        write_checksums(draft)
 
     def push_to_hub(self, repo_id: str, private: bool | None = None, commit_message: str = "Upload model") -> str:
         """Upload the model folder to the hub; returns its address."""

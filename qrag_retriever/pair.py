@@ -165,7 +165,8 @@ def save_encoder(encoder: SentenceTransformer, folder: Path) -> None:
         if backend is not None:
             backend.no_truncation()
             backend.no_padding()
-        encoder.save(str(folder))
+        # Its card would say no more than the pair's own, and the hub is asked for what to write in it.
+        encoder.save(str(folder), create_model_card=False)
 
 
 def download(name: str, revision: str | None) -> Path:

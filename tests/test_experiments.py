@@ -14,7 +14,6 @@ import pytest
 from qrag_retriever.benchmarks import training as benchmark
 from qrag_retriever.training.recipe import parse_recipe
 from tests.test_datasets import put, put_books
-from tests.training_runs import without_cards
 
 EXPERIMENTS = Path(__file__).parents[1] / "training" / "experiments"
 SCRIPTS = sorted(path.stem for path in EXPERIMENTS.glob("*.py") if "def main" in path.read_text(encoding="utf-8"))
@@ -78,7 +77,6 @@ def test_the_reader_of_babi_answers_from_the_last_move_that_it_sees(experiments:
 def test_a_finished_run_is_not_trained_again(
     data: Path, tiny_encoder: Path, tmp_path: Path, experiments: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without_cards(monkeypatch)
     harness = importlib.import_module("harness")
     settings = benchmark.recipe_of("ours", str(tiny_encoder), 2, 1, tmp_path, 1).model_dump()
     settings["data"][0]["options"] = {"num_chunks": 10}
@@ -103,7 +101,6 @@ def test_the_plain_mode_does_what_the_papers_code_does() -> None:
 def test_the_speed_benchmark_counts_transitions_of_whole_updates(
     data: Path, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    without_cards(monkeypatch)
     monkeypatch.setattr(benchmark, "REFRESH_UPDATES", 3)
     monkeypatch.setattr(benchmark, "PLAIN_UPDATES", 2)
     monkeypatch.setattr(benchmark, "MINILM", str(tiny_encoder))
@@ -146,7 +143,6 @@ def called(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> None:
 def test_answers_only_trains_on_hotpotqa(
     tiny_encoder: Path, tmp_path: Path, experiments: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without_cards(monkeypatch)
     for part in ("train", "dev"):
         lines = [
             {
@@ -179,7 +175,6 @@ def test_both_ways_on_from_a_warm_start_are_measured(
     data: Path, tiny_encoder: Path, tmp_path: Path, experiments: None, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    without_cards(monkeypatch)
     rl_gain = importlib.import_module("rl_gain")
     settings = benchmark.recipe_of("ours", str(tiny_encoder), 2, 1, tmp_path, 1).model_dump()
     settings["data"][0]["options"] = {"num_chunks": 10}

@@ -31,6 +31,7 @@ from qrag_retriever.index_model import IndexModel
 from qrag_retriever.records import Record, records_from_texts
 from qrag_retriever.storage import IndexFolder
 from tests.conftest import QUESTION, STORY
+from tests.disks import mounted, needs_mount
 from tests.index_folders import (
     STATE,
     assert_consistent,
@@ -39,7 +40,6 @@ from tests.index_folders import (
     files_of,
     flip,
     load,
-    mounted,
     new_index,
     observed,
     record,
@@ -835,9 +835,6 @@ def test_the_object_that_met_a_full_disk_stays_usable(tmp_path: Path, monkeypatc
     index.delete(["c0"])
     assert contents(index) == contents(load(tmp_path / "index"))
     assert_consistent(index)
-
-
-needs_mount = pytest.mark.skipif(shutil.which("mount") is None or sys.platform != "linux", reason="needs mount")
 
 
 @needs_mount

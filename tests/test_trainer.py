@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +37,7 @@ from qrag_retriever.training.stop_signals import StopSignals
 from qrag_retriever.training.timing import Stopwatch
 from qrag_retriever.training.trainer import Interrupted, Trainer
 from tests.conftest import QUESTION, STORY
+from tests.disks import mounted, needs_mount
 from tests.training_runs import (
     ALL_UPDATES,
     WARM_UPDATES,
@@ -50,20 +50,12 @@ from tests.training_runs import (
     some_updates,
     trainer_of,
     weights_of,
-    without_cards,
     without_validation,
     write_questions,
 )
 
 Changes = Mapping[str, Any]
 Outcomes = Callable[[Changes], dict[str, Any]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_cards() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        without_cards(patch)
-        yield
 
 
 @contextmanager
@@ -535,26 +527,12 @@ def test_a_disk_that_cannot_sync_loses_nothing(
     assert_same(finished(trainer_of(tmp_path, tiny_encoder), resume=True), uninterrupted({}))
 
 
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"cannot mount here: {done.stderr.decode().strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-@pytest.mark.skipif(shutil.which("mount") is None or sys.platform != "linux", reason="needs mount")
+@needs_mount
 @pytest.mark.parametrize("left", [0, 4096, 40_960, 200_000, 600_000])
 def test_a_really_full_disk_loses_nothing(
     tmp_path: Path, tiny_encoder: Path, uninterrupted: Outcomes, left: int
 ) -> None:
-    with small_disk(tmp_path / "disk", "8m") as disk:
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=8m", "tmpfs") as disk:
         changes = {"run.output": str(disk / "run"), "run.evaluate_updates": 1, "run.tensorboard": left == 4096}
         before: dict[str, bytes] = {}
 

@@ -13,10 +13,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import pytest
+import sentence_transformers  # noqa: F401  # imported once, by the server that the processes are forked from
 import torch
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
 
 from qrag_retriever.training.assembly import build_optimizer
 from qrag_retriever.training.logs import RunLog
@@ -89,11 +88,6 @@ def recipe_of(folder: Path, encoder: Path, changes: Mapping[str, Any] | None = N
 
 def trainer_of(folder: Path, encoder: Path, changes: Mapping[str, Any] | None = None) -> Trainer:
     return Trainer(recipe_of(folder, encoder, changes), recipe_folder=folder)
-
-
-def without_cards(patch: pytest.MonkeyPatch) -> None:
-    """Let sentence-transformers write no model cards, which is what takes longest in a small run."""
-    patch.setattr(SentenceTransformer, "_create_model_card", lambda *_, **__: None)
 
 
 def toml_of(content: Mapping[str, Any]) -> str:
@@ -206,7 +200,6 @@ def _job(job: Callable[..., Any], folder: str, arguments: tuple[Any, ...]) -> No
 
 def train_to_the_end(content: Mapping[str, Any], folder: str) -> int:
     """Go on with a run or begin it; keep its last weights when it is done."""
-    without_cards(pytest.MonkeyPatch())
     trainer = Trainer(parse_recipe(content), recipe_folder=folder)
     try:
         trainer.fit(resume=True)

@@ -64,13 +64,12 @@ def read_figures(path: Path) -> dict[str, Any]:
     """Read what qrag-bench has written, or end with what is missing in it."""
     found = read_json(path)
     expected = {"qrag": dict, "rows": list, "differences": list}
-    wrong = [
-        key for key, kind in expected.items() if not isinstance(found, dict) or not isinstance(found.get(key), kind)
-    ]
-    wrong += [f"qrag.{key}" for key in ("fingerprint", "beam_width") if not wrong and key not in found["qrag"]]
+    content = found if isinstance(found, dict) else {}
+    wrong = [key for key, kind in expected.items() if not isinstance(content.get(key), kind)]
+    wrong += [f"qrag.{key}" for key in ("fingerprint", "beam_width") if not wrong and key not in content["qrag"]]
     if wrong:
         raise SystemExit(f"{path} has no {', '.join(wrong)}; expected the JSON file of a run of qrag-bench")
-    return found
+    return content
 
 
 def write_oldest_layout(encoder: Path) -> None:

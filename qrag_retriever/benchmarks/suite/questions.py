@@ -100,7 +100,7 @@ def _minilm_tokens() -> Callable[[str], list[int]]:
 
     from qrag_retriever.default_model import MINILM, local_name
 
-    tokenizer = AutoTokenizer.from_pretrained(local_name(MINILM))
+    tokenizer = AutoTokenizer.from_pretrained(local_name(MINILM), trust_remote_code=False)
 
     def count_tokens(text: str) -> list[int]:
         found: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
