@@ -56,7 +56,7 @@ def test_finds_both_facts_of_questions_about_two(model: QRAGModel, questions: li
 
 
 def test_the_floor_is_one_that_an_untrained_pair_does_not_reach(questions: list[Sample]) -> None:
-    assert share_found(QRAGModel.from_encoder("all-MiniLM-L6-v2", device="cpu"), questions) < FLOOR - 0.3
+    assert share_found(QRAGModel.from_encoder("all-MiniLM-L6-v2", device="cpu"), questions[:20]) < FLOOR - 0.3
 
 
 def test_stops_by_itself(model: QRAGModel, questions: list[Sample]) -> None:

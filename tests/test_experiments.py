@@ -118,7 +118,7 @@ def test_the_speed_benchmark_counts_transitions_of_whole_updates(
     file = tmp_path / "figures.json"
     benchmark.main(
         ["--data", str(data), "--environments", "2", "--rounds", "2", "--warm-start-updates", "2",
-         "--recall-updates", "2", "--seeds", "1", "2", "--json", str(file)]
+         "--recall-updates", "2", "--recall-environments", "3", "--seeds", "1", "2", "--json", str(file)]
     )  # fmt: skip
     figures = json.loads(file.read_text())
     ours, plain = figures["speed"]
@@ -128,7 +128,7 @@ def test_the_speed_benchmark_counts_transitions_of_whole_updates(
     )
     assert ours["lowest"] <= ours["transitions_per_second"] <= ours["highest"]
     for row in figures["recall"]:
-        assert (row["transitions"], row["seeds"]) == (32 * 4 * 2, 2)
+        assert (row["transitions"], row["seeds"]) == (3 * 4 * 2, 2)
         assert 0 <= row["recall_after"] <= 1
     assert np.isclose(figures["recall"][0]["recall_before"], figures["recall"][1]["recall_before"], atol=0.25)
     assert "transitions_per_second" in capsys.readouterr().out

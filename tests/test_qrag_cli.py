@@ -546,7 +546,9 @@ def test_a_closed_pipe_is_no_error(folder: Path, model: QRAGModel) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_ctrl_c_is_exit_code_130() -> None:
     code = (
-        "import sys, time\nfrom qrag_retriever.cli.main import main\n"
+        # What runs in the background of a shell ignores Ctrl-C, and so do its children.
+        "import signal, sys, time\nfrom qrag_retriever.cli.main import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Slow:\n    def read(self):\n        print('waiting', flush=True)\n        time.sleep(60)\n"
         "sys.stdin = Slow()\nsys.exit(main(['ask', 'story.qrag', '-']))"
     )
