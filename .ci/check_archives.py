@@ -20,7 +20,8 @@ def main(folder: Path) -> None:
     expected = {"qrag_retriever", next(top for top in tops if top.endswith(".dist-info"))}
     if tops != expected or "qrag_retriever/py.typed" not in names:
         sys.exit(f"the wheel holds {sorted(tops)}; expected {sorted(expected)} with py.typed")
-    files = ("model.safetensors", "qrag_config.json", "README.md", "encoder/modules.json", "encoder/tokenizer.json")
+    encoder = ("encoder/modules.json", "encoder/tokenizer.json")
+    files = ("model.safetensors", "qrag_config.json", "README.md", "SHA256SUMS", *encoder)
     model = {f"qrag_retriever/bundled/{name}" for name in files}
     templates = {f"qrag_retriever/hops/templates/{path.name}" for path in TEMPLATES.iterdir()}
     if missing := (model | templates) - set(names):

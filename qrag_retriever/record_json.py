@@ -39,12 +39,12 @@ def parsed_record(id_: str, document_id: str | None, text: str, metadata: str, n
     """Make a record from what `metadata_json` and `node_json` gave.
 
     Raises:
-        ValueError: If that is something else.
+        ValueError: If they gave something else.
     """
     values, extra = json.loads(metadata), json.loads(node) if node else {}
     if not (isinstance(text, str) and isinstance(values, dict) and isinstance(extra, dict)):
-        raise ValueError(f"chunk {id_!r} is not a text with metadata")
+        raise ValueError("it is not a text with metadata")
     inner, embedded = extra.get("node"), extra.get("embedded_text")
     if not (isinstance(inner, dict | None) and isinstance(embedded, str | None)):
-        raise ValueError(f"the node of chunk {id_!r} is none")
+        raise ValueError("its node is none")
     return Record(id_, text, values, document_id, inner, embedded)

@@ -126,11 +126,11 @@ class IndexFolder:
             raise self._damaged(f"the text of row {missing[0]} is missing")
         return [found[int(row)] for row in rows]
 
-    def _record(self, *stored: Any) -> Record:
+    def _record(self, id_: str, document: str | None, text: str, metadata: str, node: str | None) -> Record:
         try:
-            return parsed_record(*stored)
-        except ValueError as error:
-            raise self._damaged(str(error)) from error
+            return parsed_record(id_, document, text, metadata, node)
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(f"chunk {id_!r}: {error}") from error
 
     def deleted_ids(self) -> set[str]:
         """Return the ids that the index has held at some time and no longer holds."""
