@@ -34,7 +34,7 @@ from qrag_retriever.training.opening import open_tasks
 from qrag_retriever.training.recipe import parse_recipe
 from qrag_retriever.training.trainer import Interrupted
 from tests.tiny_pair import story
-from tests.training_runs import without_cards, write_questions
+from tests.training_runs import write_questions
 
 TOWN = Path(__file__).parents[1] / "examples" / "town.jsonl"
 pytestmark = pytest.mark.usefixtures("without_bars")
@@ -246,7 +246,6 @@ def test_the_curve_trains_on_what_is_not_asked(
 
     monkeypatch.setattr(curve_module, "_trained", noted)
     monkeypatch.setattr(curve_module, "_FEWEST_PQN", 2)
-    without_cards(monkeypatch)
     out = questions.parent / "figures.json"
     arguments = ["--data", str(questions), "--curve", "--budget-minutes", "0.001", "--json", str(out)]
     assert main(["eval", *arguments, "--device", "cpu"]) == 0
