@@ -18,6 +18,7 @@ from qrag_retriever.q_values import q_values
 from qrag_retriever.records import Record
 from qrag_retriever.rotary import check_dim, rotate_forward
 from qrag_retriever.scan import ScanKind, StateQuery, StepScan, make_scan
+from qrag_retriever.scan.base import ExactRows
 from qrag_retriever.scan.factory import choose_kind
 from qrag_retriever.scan.floats import FloatScan
 
@@ -159,16 +160,14 @@ class IndexView:
         if isinstance(scan, FloatScan) and successor.source.in_memory:
             return  # it only wraps the matrix that the next version has anyway
         if len(vectors):
-            scan = scan.appended(vectors, successor._exact_rows)
+            scan = scan.appended(vectors, successor._exact_rows())
         if len(origin) < scan.num_chunks or not np.array_equal(origin, np.arange(len(origin))):
-            scan = scan.taken(origin, successor._exact_rows)
+            scan = scan.taken(origin, successor._exact_rows())
         successor._scan = scan
 
     def global_ids(self, chunk_ids: np.ndarray) -> np.ndarray:
         """Translate this view's chunk ids to those of the whole index; -1 stays."""
-        if self._chunk_ids is None:
-            return chunk_ids
-        return np.where(chunk_ids >= 0, self._chunk_ids[chunk_ids], -1)
+        return _in_whole(self._chunk_ids, chunk_ids)
 
     def records(self, chunk_ids: Sequence[int]) -> list[Record]:
         """Read records by this view's chunk ids."""
@@ -219,7 +218,7 @@ class IndexView:
         runs = self.runs(picked)
         for first in range(0, len(self), _ROWS_AT_ONCE):
             stop = min(first + _ROWS_AT_ONCE, len(self))
-            values[first:stop] = q_values(state, self._exact_rows(np.arange(first, stop)), runs.between(first, stop))
+            values[first:stop] = q_values(state, self._exact_rows()(np.arange(first, stop)), runs.between(first, stop))
         return values
 
     def gain(self, state: np.ndarray, chunk_id: int, q_value: float) -> float:
@@ -275,7 +274,7 @@ class IndexView:
 
     def _matrix_scan(self) -> StepScan:
         kind = choose_kind(self.geometry.scan, len(self))
-        return make_scan(self._placed_matrix(), self._exact_rows, kind, self.geometry.device)
+        return make_scan(self._placed_matrix(), self._exact_rows(), kind, self.geometry.device)
 
     def _placed_matrix(self) -> np.ndarray:
         matrix = self.source.matrix()
@@ -291,6 +290,17 @@ class IndexView:
             placed[first : first + len(part)] = rotate_forward(part, np.arange(first, first + len(part)))
         return placed
 
-    def _exact_rows(self, chunk_ids: np.ndarray) -> np.ndarray:
-        vectors = self.source.vectors(self.global_ids(chunk_ids))
-        return rotate_forward(vectors, chunk_ids) if self.geometry.placed == "absolute" else vectors
+    def _exact_rows(self) -> ExactRows:
+        """Return what reads exact rows back; the scan keeps it, so it must not keep the view, and its files, alive."""
+        source, part, is_absolute = self.source, self._chunk_ids, self.geometry.placed == "absolute"
+
+        def read(chunk_ids: np.ndarray) -> np.ndarray:
+            vectors = source.vectors(_in_whole(part, chunk_ids))
+            return rotate_forward(vectors, chunk_ids) if is_absolute else vectors
+
+        return read
+
+
+def _in_whole(part: np.ndarray | None, chunk_ids: np.ndarray) -> np.ndarray:
+    """Translate chunk ids of a part to those of the whole index; -1 stays."""
+    return chunk_ids if part is None else np.where(chunk_ids >= 0, part[chunk_ids], -1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from qrag_retriever import QRAGModel, QRAGRetriever
 from qrag_retriever.benchmarks.endurance import Endurance, Resources, Texts, main, measure
 from tests.conftest import STORY
+from tests.index_folders import STATE, new_index, record
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
 
@@ -29,6 +32,26 @@ def test_searches_and_changes_keep_nothing_open(tmp_path: Path, model: QRAGModel
     assert (found.seconds > 0).all()
     assert (found.end.files, found.end.threads) == (found.warm.files, found.warm.threads)
     assert len(retriever.index) == len(STORY) + 1, "the last chunk that was added"
+
+
+@pytest.mark.parametrize("scan", ["float32", "int8"])
+def test_a_version_that_is_over_closes_its_files_at_once(tmp_path: Path, scan: Any) -> None:
+    """And not when Python next looks for circles of references."""
+    index = new_index(50, scan=scan)
+    index.save(tmp_path / "index")
+    index.top_k(STATE, [3], 4)
+    gc.collect()
+    gc.disable()
+    try:
+        held = []
+        for number in range(10):
+            index.add_records([record(100 + number)])
+            index.delete([f"c{number}"])
+            index.top_k(STATE, [3], 4)
+            held.append(Resources.now().files)
+    finally:
+        gc.enable()
+    assert held[0] == held[-1]
 
 
 def test_it_ends_when_its_time_is_over(model: QRAGModel) -> None:

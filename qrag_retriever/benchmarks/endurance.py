@@ -100,7 +100,8 @@ def measure(
         change_every: Searches between two changes of the index.
         most_seconds: End earlier after this long.
     """
-    warm_up = max(_LEAST_WARM_UP, num_queries // 100)
+    # A changed index keeps what it read from open until the next change.
+    warm_up = min(num_queries, max(_LEAST_WARM_UP, num_queries // 100, 3 * change_every))
     seconds = np.zeros(num_queries)
     begun, warm, done = time.monotonic(), Resources.now(), 0
     while done < num_queries and time.monotonic() - begun < most_seconds:
