@@ -62,15 +62,21 @@ class Batcher(Generic[Item, Result]):
         self, batch: _Batch[Item, Result], kind: Hashable, work: Callable[[list[Item]], Sequence[Result]],
         deadline: float,
     ) -> None:  # fmt: skip
-        with self._running:
-            try:
+        try:
+            with self._running:
                 batch.full.wait(max(0.0, deadline - time.monotonic()))
-            finally:
-                # Closed also where the wait is interrupted: nobody may join a batch that is never done.
-                with self._lock:
-                    if self._open.get(kind) is batch:
-                        del self._open[kind]
+                self._close(batch, kind)
                 batch.do(work)
+        except BaseException:
+            # The caller was interrupted (Ctrl-C): nobody may join, or wait for, a batch that is never done.
+            self._close(batch, kind)
+            batch.fail(RuntimeError("the search that did the work for this one was interrupted; search again"))
+            raise
+
+    def _close(self, batch: _Batch[Item, Result], kind: Hashable) -> None:
+        with self._lock:
+            if self._open.get(kind) is batch:
+                del self._open[kind]
 
 
 class _Batch(Generic[Item, Result]):
@@ -79,15 +85,18 @@ class _Batch(Generic[Item, Result]):
         self.full = threading.Event()
         self._done = threading.Event()
         self._results: Sequence[Result] = ()
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
 
     def do(self, work: Callable[[list[Item]], Sequence[Result]]) -> None:
         try:
             self._results = work(self.items)
-        except BaseException as error:  # handed to all who wait
+        except Exception as error:  # of all who wait
             self._error = error
-        finally:
-            self._done.set()
+        self._done.set()
+
+    def fail(self, error: Exception) -> None:
+        self._error = error
+        self._done.set()
 
     def result(self, place: int) -> Result:
         self._done.wait()

@@ -142,6 +142,32 @@ def test_an_error_reaches_everybody_and_the_next_batch_works() -> None:
     assert batcher.run("a", lambda items: items, 1, 0.0) == 1
 
 
+@pytest.mark.parametrize("where", ["at work", "while another batch is under way"])
+def test_who_is_interrupted_leaves_nobody_waiting(where: str) -> None:
+    def interrupted(items: list[int]) -> list[int]:
+        raise KeyboardInterrupt
+
+    class Interrupted:
+        def __enter__(self) -> None:
+            while len(batcher._open["a"].items) < 2:
+                time.sleep(0.001)
+            raise KeyboardInterrupt
+
+        def __exit__(self, *_: object) -> None: ...
+
+    batcher: Batcher[int, int] = Batcher(max_batch=2 if where == "at work" else 3)
+    running = batcher._running
+    if where != "at work":
+        batcher._running = Interrupted()  # type: ignore[assignment]
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(batcher.run, "a", interrupted, i, 30.0) for i in range(2)]
+        errors = [call.exception(timeout=60) for call in calls]
+    assert sorted(type(error).__name__ for error in errors) == ["KeyboardInterrupt", "RuntimeError"]
+    assert any("interrupted; search again" in str(error) for error in errors)
+    batcher._running = running
+    assert batcher.run("a", lambda items: items, 1, 0.0) == 1
+
+
 def test_searches_while_others_add_and_delete_see_one_version(index: ChunkIndex) -> None:
     retriever = QRAGRetriever(index=index, k=3, batch_wait_ms=2)
     stop = threading.Event()
