@@ -28,6 +28,9 @@ Workers = int | Sequence[str] | None
 class Embedder(Protocol):
     """What embeds chunks and can be sent to another process."""
 
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Get ready to embed these texts, here or in other processes."""
+
     def embed_block(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
         """Embed texts, (M, D) float32; also return how many had to be cut."""
 
@@ -94,6 +97,7 @@ def embed_texts(
     delay = 0.0 if show_progress else _PROGRESS_AFTER
     progress = tqdm(total=len(missing), desc="encode", unit="text", disable=hidden, delay=delay, leave=False)
     devices = devices if len(missing) >= _WORTH_WORKERS else ()
+    embedder.prepare([unique[place] for place in missing])
     with progress, _embedded(embedder, [[unique[place] for place in block] for block in blocks], devices) as results:
         for block, (vectors, cut) in zip(blocks, results, strict=True):
             embeddings[block] = vectors

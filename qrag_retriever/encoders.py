@@ -86,10 +86,15 @@ class Encoder:
         features = {name: value.to(self.device) for name, value in padded.items()}
         if prompt_tokens:
             features["prompt_length"] = prompt_tokens
-        embeddings: torch.Tensor = self.model(features)["sentence_embedding"].float()[:, : self.config.dim]
+        embeddings = self._sentence_embeddings(features).float()[:, : self.config.dim]
         if self.config.normalize:
             embeddings = torch.nn.functional.normalize(embeddings, dim=1)
         return embeddings * self.config.output_scale
+
+    def _sentence_embeddings(self, features: dict[str, Any]) -> torch.Tensor:
+        """Run the model: token ids and mask (B, L) to (B, at least D)."""
+        embeddings: torch.Tensor = self.model(features)["sentence_embedding"]
+        return embeddings
 
     def _content(self, texts: Sequence[str]) -> list[TokenIds]:
         """Tokenise texts without special tokens; special-token strings in them are plain characters."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from qrag_retriever.backends.kinds import Backend
 from qrag_retriever.backing import FolderBacking, MemoryBacking, StoredBacking
 from qrag_retriever.batching import Batcher
 from qrag_retriever.checks import check_at_least_one, check_list
@@ -84,6 +85,7 @@ class ChunkIndex:
         mode: Mode | Literal["auto"] = "auto",
         device: str | None = None,
         scan: ScanKind = "auto",
+        backend: Backend | None = None,
     ) -> ChunkIndex:
         """Embed chunks and index them.
 
@@ -95,13 +97,14 @@ class ChunkIndex:
             mode: "document" (relative positions), "corpus" (none), or "auto": "document".
             device: Of the model and the scan.
             scan: See the class.
+            backend: What embeds chunks; see `QRAGModel.from_pretrained`. None: "auto", or that of the model given.
 
         Raises:
             ValueError: If there are no texts, lengths differ, or an id occurs twice.
             TypeError: If a text is not a string.
         """
         records = records_from_texts(texts, metadatas, ids)
-        return cls.from_records(records, model, "document" if mode == "auto" else mode, device, scan)
+        return cls.from_records(records, model, "document" if mode == "auto" else mode, device, scan, backend)
 
     @classmethod
     def from_records(
@@ -111,11 +114,12 @@ class ChunkIndex:
         mode: Mode = "document",
         device: str | None = None,
         scan: ScanKind = "auto",
+        backend: Backend | None = None,
     ) -> ChunkIndex:
         """Embed records and index them; arguments as in `from_texts`."""
         if not records:
             raise ValueError("expected at least one chunk, got none; an index needs text to search in")
-        model = resolve_model(model, device)
+        model = resolve_model(model, device, backend=backend)
         return cls(records, embed(model, records), model, mode, device, scan)
 
     @classmethod

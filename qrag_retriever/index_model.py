@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from qrag_retriever.backends.kinds import Backend
 from qrag_retriever.config import QRAGConfig
 from qrag_retriever.devices import Dtype
 from qrag_retriever.errors import IndexFolderError, ModelMismatchError
@@ -148,13 +149,24 @@ class IndexModel:
         self.__init__(**state)  # type: ignore[misc]
 
 
-def resolve_model(model: ModelLike, device: str | None = None, dtype: Dtype | None = None) -> QRAGModel:
-    """Return the model itself, or load the one that is named; None names the default model."""
+def resolve_model(
+    model: ModelLike, device: str | None = None, dtype: Dtype | None = None, backend: Backend | None = None
+) -> QRAGModel:
+    """Return the model itself, or load the one that is named; None names the default model.
+
+    Raises:
+        ValueError: If a backend is named for a model that is loaded already.
+    """
     if isinstance(model, QRAGModel):
+        if backend not in (None, model.backend):
+            raise ValueError(
+                f"the model that was given embeds chunks with backend {model.backend!r}, not {backend!r}; load it with "
+                f"QRAGModel.from_pretrained(..., backend={backend!r})"
+            )
         return model
     if model is not None and not isinstance(model, (str, Path)):
         raise TypeError(f"expected a QRAGModel, a folder, a hub id or None as model, got {type(model).__name__}")
-    return QRAGModel.from_pretrained(model, device=device, dtype=dtype)
+    return QRAGModel.from_pretrained(model, device=device, dtype=dtype, backend=backend or "auto")
 
 
 def embed(model: QRAGModel, records: Sequence[Record]) -> np.ndarray:

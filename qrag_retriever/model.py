@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +16,8 @@ import numpy as np
 
 from qrag_retriever import reference_checkpoint
 from qrag_retriever._files import whole_folder
+from qrag_retriever.backends.choice import ChunkBackend
+from qrag_retriever.backends.kinds import Backend, check_backend, check_device, is_exact, require_backend
 from qrag_retriever.bulk import Workers, embed_texts, worker_devices
 from qrag_retriever.checks import check_list, check_text, json_culprit
 from qrag_retriever.checksums import verify_checksums, write_checksums
@@ -48,6 +52,8 @@ _REPEATABLE = {
     "local_files_only", *QRAGConfig.model_fields,
 }  # fmt: skip
 _NEVER_KEPT = ("token", "trust_remote_code")
+# The backend whose embeddings are another model's.
+_ROUNDING: Literal["onnx-int8"] = "onnx-int8"
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ class ModelSource:
     Attributes:
         kind: "default", "pretrained" (a model folder or hub id) or "encoder" (an untrained encoder).
         name: Folder or hub id; None for the default model.
-        options: What else the constructor needs (``num_layers``, ``revision``, configuration overrides).
+        options: What else the constructor needs (``num_layers``, ``revision``, configuration overrides); ``backend``
+            only if it is one that rounds.
     """
 
     kind: Literal["default", "pretrained", "encoder"]
@@ -70,16 +77,24 @@ class ModelSource:
         Raises:
             ModelFolderError: If it is no longer there, or is to be built with options that no file may choose.
         """
-        if refused := sorted(self.options.keys() - _REPEATABLE):
+        options = dict(self.options)
+        backend = options.get("backend")
+        if backend == _ROUNDING:
+            del options["backend"]
+        if refused := sorted(options.keys() - _REPEATABLE):
             raise ModelFolderError(
                 f"the model {self.name!r} was built with {', '.join(refused)}, which is not taken from a file; pass "
                 "model=..."
             )
         build = QRAGModel.from_encoder if self.kind == "encoder" else QRAGModel.from_pretrained
         try:
-            return build(self.name, device=device, dtype=dtype, **self.options)  # type: ignore[arg-type]
+            model = build(self.name, device=device, dtype=dtype, **options)  # type: ignore[arg-type]
         except OSError as error:
             raise ModelFolderError(f"the model {self.name!r} is no longer there: {error}; pass model=...") from error
+        if backend == _ROUNDING:
+            # Its package is asked for when chunks are embedded: searching needs none.
+            model._backend, model.source = ChunkBackend(_ROUNDING, model._exports_folder()), self
+        return model
 
 
 class QRAGModel:
@@ -97,6 +112,7 @@ class QRAGModel:
         dtype: Dtype | None = None,
         cache: str | Path | EmbeddingCache | None = None,
         workers: Workers = None,
+        backend: Backend = "auto",
     ) -> None:
         """Use the constructors `from_pretrained` and `from_encoder` instead.
 
@@ -108,13 +124,17 @@ class QRAGModel:
             dtype: See `from_pretrained`.
             cache: See `from_pretrained`.
             workers: See `from_pretrained`.
+            backend: See `from_pretrained`.
         """
+        check_backend(backend, dtype, device)
         self.config = config
         self.source = source
-        self.embed_with(cache, workers)
         self._load_pair = load_pair
         self._device = device
-        self._dtype = dtype
+        # "auto" is for what torch computes; an exported encoder is made of float32 weights.
+        self._dtype = dtype if backend in ("auto", "torch") or dtype != "auto" else None
+        self._backend = ChunkBackend(backend)
+        self.embed_with(cache, workers)
         self._lock = threading.RLock()
         self._encoders: tuple[StateEncoder, ActionEncoder] | None = None
         self._fingerprint: str | None = None
@@ -128,6 +148,7 @@ class QRAGModel:
         revision: str | None = None,
         cache: str | Path | EmbeddingCache | None = None,
         workers: Workers = None,
+        backend: Backend = "auto",
         **config_overrides: Any,
     ) -> QRAGModel:
         """Load a trained model.
@@ -143,13 +164,20 @@ class QRAGModel:
                 dtype, is read from then on, and indexing that was killed goes on where it was.
             workers: Processes that embed chunks where there are thousands: their number (on the processor), or the
                 device of each, ``["cuda:0", "cuda:1"]``.
+            backend: What embeds chunks on the processor: "torch"; "onnx" (ONNX Runtime, ``onnx`` extra) or "openvino"
+                (``openvino`` extra), which give the same embeddings; or "auto": torch, unless there is work for minutes
+                and a trial on some of it shows that one of the others is faster. "onnx-int8" computes with rounded
+                weights: its embeddings, and so indexes, are another model's. States are embedded by torch.
             **config_overrides: Fields of `QRAGConfig` to replace.
 
         Raises:
             ModelFolderError: If the folder is no model, is damaged, or has a newer format.
-            ValueError: If an override is not a field or has a wrong value.
+            ValueError: If an override is not a field or has a wrong value, or the backend does not fit.
+            ImportError: If a package that the backend needs is missing.
         """
-        options = {**({"revision": revision} if revision else {}), **config_overrides}
+        check_backend(backend, dtype, device)
+        require_backend(backend)
+        options = {**({"revision": revision} if revision else {}), **config_overrides, **_kept_backend(backend)}
         if name_or_path is None:
             if revision is not None:
                 raise ValueError(f"revision {revision!r} is of a hub id; name the model")
@@ -169,7 +197,8 @@ class QRAGModel:
             config, loader = QRAGConfig.read(folder), read_pair
             verify_checksums(folder, only=CONFIG_NAME)
         config = config.replaced(**config_overrides)
-        return cls(config, lambda: read_tried(loader, folder, config.dim), source, device, dtype, cache, workers)
+        load = partial(read_tried, loader, folder, config.dim)
+        return cls(config, load, source, device, dtype, cache, workers, backend)
 
     @classmethod
     def from_encoder(
@@ -180,6 +209,7 @@ class QRAGModel:
         dtype: Dtype | None = None,
         cache: str | Path | EmbeddingCache | None = None,
         workers: Workers = None,
+        backend: Backend = "auto",
         **options: Any,
     ) -> QRAGModel:
         """Make an untrained pair from any sentence-transformers encoder: both halves are that encoder.
@@ -194,12 +224,16 @@ class QRAGModel:
             dtype: As in `from_pretrained`.
             cache: As in `from_pretrained`.
             workers: As in `from_pretrained`.
+            backend: As in `from_pretrained`.
             **options: Fields of `QRAGConfig` to replace; anything else goes to ``SentenceTransformer``.
 
         Raises:
             ModelFolderError: If it is a folder with modules of other packages, and ``trust_remote_code`` is off.
-            ValueError: If the model has no transformer to feed, or too few layers.
+            ValueError: If the model has no transformer to feed, or too few layers, or the backend does not fit.
+            ImportError: If a package that the backend needs is missing.
         """
+        check_backend(backend, dtype, device)
+        require_backend(backend)
         overrides = {name: options.pop(name) for name in list(options) if name in QRAGConfig.model_fields}
         if "pooling" in overrides:
             raise ValueError("pooling is the encoder's own; change it in the sentence-transformers model")
@@ -209,21 +243,21 @@ class QRAGModel:
 
             path = Path(name_or_model)
             name = str(path.absolute() if path.is_dir() else name_or_model)
-            # A revision or another backend is of the hub's files.
-            place = name if {"revision", "backend"} & set(options) else local_name(name)
+            # A revision is of the hub's files.
+            place = name if "revision" in options else local_name(name)
             if not options.get("trust_remote_code"):
                 check_encoder_folder(Path(place))
             encoder = detached(SentenceTransformer(place, device="cpu", **options))
             kept = {key: value for key, value in options.items() if key not in _NEVER_KEPT}
             kept.update({"num_layers": num_layers} if num_layers is not None else {}, **overrides)
             is_repeatable = kept.keys() <= _REPEATABLE and json_culprit(kept, "") is None
-            source = ModelSource("encoder", name, kept) if is_repeatable else None
+            source = ModelSource("encoder", name, {**kept, **_kept_backend(backend)}) if is_repeatable else None
         else:
             encoder = name_or_model if num_layers is None else copy.deepcopy(name_or_model)
         if num_layers is not None:
             keep_layers(encoder, num_layers)
         config = untrained_config(encoder).replaced(**overrides)
-        return cls(config, lambda: (encoder, encoder), source, device, dtype, cache, workers)
+        return cls(config, lambda: (encoder, encoder), source, device, dtype, cache, workers, backend)
 
     @property
     def device(self) -> str:
@@ -260,7 +294,8 @@ class QRAGModel:
         for i, text in enumerate(texts):
             check_text(text, f"text {i}")
         if self.cache is None and not self._devices:
-            return self.action_encoder.encode(texts, show_progress)
+            self.prepare(texts)
+            return self._backend.encoder(self.action_encoder).encode(texts, show_progress)
         identity = f"{self.fingerprint()} {next(self.action_encoder.model.parameters()).dtype}"
         embeddings, num_cut = embed_texts(
             self, identity, texts, self.config.dim, self.cache, self._devices, show_progress
@@ -268,23 +303,74 @@ class QRAGModel:
         self.action_encoder.warn_of_cut(num_cut, len(texts))
         return embeddings
 
-    def embed_with(self, cache: str | Path | EmbeddingCache | None = None, workers: Workers = None) -> None:
-        """Choose how chunks are embedded from now on; see `from_pretrained`.
+    def embed_with(
+        self,
+        cache: str | Path | EmbeddingCache | None = None,
+        workers: Workers = None,
+        backend: Backend | None = None,
+    ) -> None:
+        """Choose how chunks are embedded from now on; see `from_pretrained`. Without a backend, it stays as it is.
 
         Raises:
             CacheError: If there is something else in the cache's place, or it is damaged.
-            ValueError: If no worker is named.
+            ValueError: If no worker is named, or the backend does not fit: a change between one that rounds and those
+                that do not would make another model of this one.
+            ImportError: If a package that the backend needs is missing.
         """
+        name = self.backend if backend is None else backend
+        if backend is not None:
+            check_backend(backend, self._dtype, self._device)
+            require_backend(backend)
+        if is_exact(name) != is_exact(self.backend):
+            raise ValueError(
+                f"this model embeds chunks with backend {self.backend!r}, whose embeddings are not those of {name!r}; "
+                "make a model, and an index, with the other one"
+            )
+        devices = worker_devices(workers)
+        for device in devices:
+            check_device(name, device)
         self.cache = cache if cache is None or isinstance(cache, EmbeddingCache) else EmbeddingCache(cache)
-        self._devices = worker_devices(workers)
+        self._devices = devices
+        self._backend = ChunkBackend(name, self._exports_folder())
+
+    @property
+    def backend(self) -> Backend:
+        """What was asked for to embed chunks; see `from_pretrained`."""
+        return self._backend.name
+
+    @property
+    def backend_in_use(self) -> Backend:
+        """What embeds chunks now; "auto" begins with torch, and another backend is made when it is first needed."""
+        return self._backend.in_use
+
+    def _exports_folder(self) -> Path | None:
+        """Exported encoders are kept beside the embeddings."""
+        return None if self.cache is None else self.cache.path.with_name(f"{self.cache.path.name}.exports")
+
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Get ready to embed these chunks: export the encoder, or try backends, as `from_pretrained` was told.
+
+        Raises:
+            ImportError: If a package of the backend is missing.
+            ValueError: If the backend cannot carry the encoder.
+        """
+        if self.backend != "torch":
+            self._backend.prepare(self.action_encoder, texts, self._weights_fingerprint)
 
     def embed_block(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
         """Embed chunks without cache and workers: (M, D), float32; also return how many had to be cut."""
-        return self.action_encoder.embed(texts, show_progress=False)
+        if self.backend != "auto":
+            self.prepare(texts)
+        return self._backend.encoder(self.action_encoder).embed(texts, show_progress=False)
 
     def moved(self, device: str) -> QRAGModel:
-        """Return this model on another device, with encoders of its own, without cache and workers."""
-        state = copy.deepcopy({**self.__getstate__(), "device": device, "cache": None, "workers": None})
+        """Return this model on another device, with encoders of its own, without cache and workers.
+
+        What has been found out about backends holds for the processor; elsewhere torch embeds.
+        """
+        state = {**self.__getstate__(), "device": device, "cache": None, "workers": None}
+        state["backend"] = self._backend.decided() if device == "cpu" else ChunkBackend("torch")
+        state = copy.deepcopy(state)
         model = QRAGModel.__new__(QRAGModel)
         model.__setstate__(state)
         return model
@@ -292,8 +378,13 @@ class QRAGModel:
     def fingerprint(self) -> str:
         """Identify everything that decides embeddings: weights of both encoders and the fields that matter.
 
-        The same on every device; weights that were cast to another dtype are identified by what they were before.
+        The same on every device and by every exact backend; weights that were cast to another dtype are identified by
+        what they were before.
         """
+        own = self._weights_fingerprint()
+        return own if is_exact(self.backend) else hashlib.sha256(f"{own} {self.backend}".encode()).hexdigest()
+
+    def _weights_fingerprint(self) -> str:
         with self._lock:
             if self._fingerprint is not None:
                 return self._fingerprint
@@ -320,7 +411,7 @@ class QRAGModel:
         except SafetensorError as error:
             raise OSError(f"the model cannot be written to {target}, nothing was changed: {error}") from error
         if self.source is None and not compact:
-            self.source = ModelSource("pretrained", str(target.absolute()))
+            self.source = ModelSource("pretrained", str(target.absolute()), _kept_backend(self.backend))
 
     def _write(self, draft: Path, target: Path, compact: bool) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-full-") as scratch:
@@ -364,7 +455,7 @@ class QRAGModel:
         """Pickle the source if there is one, else the encoders; locks and loaders stay behind."""
         kept: dict[str, Any] = {
             "config": self.config, "source": self.source, "device": self._device, "dtype": self._dtype,
-            "cache": self.cache, "workers": self._devices or None,
+            "cache": self.cache, "workers": self._devices or None, "backend": self._backend,
         }  # fmt: skip
         if self.source is None:
             kept["pair"] = tuple(encoder.model for encoder in self._loaded())
@@ -381,12 +472,19 @@ class QRAGModel:
             return model.state_encoder.model, model.action_encoder.model
 
         kept = (state[name] for name in ("device", "dtype", "cache", "workers"))
-        self.__init__(state["config"], load_pair, source, *kept)  # type: ignore[misc]
+        self.__init__(state["config"], load_pair, source, *kept, state["backend"].name)  # type: ignore[misc]
+        self._backend = state["backend"]
 
     def __repr__(self) -> str:
         """Name the source and the settings that matter most."""
         name = "in memory" if self.source is None else self.source.name or "default"
-        return f"QRAGModel({name!r}, dim={self.config.dim}, positions={self.config.positions!r})"
+        rounding = "" if is_exact(self.backend) else f", backend={self.backend!r}"
+        return f"QRAGModel({name!r}, dim={self.config.dim}, positions={self.config.positions!r}{rounding})"
+
+
+def _kept_backend(backend: Backend) -> dict[str, Any]:
+    """Return what of a backend belongs to a model's identity: exact ones are alike, and chosen by who loads it."""
+    return {} if is_exact(backend) else {"backend": backend}
 
 
 def _checked_state(state: str | StateInput, number: int) -> StateInput:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
+from qrag_retriever.backends.kinds import Backend
 from qrag_retriever.batching import off_the_loop, waiting_threads
 from qrag_retriever.config import Mode
 from qrag_retriever.devices import Dtype
@@ -126,6 +127,7 @@ class _Settings(BaseModel):
         mode: Mode | Literal["auto"] = "auto",
         device: str | None = None,
         scan: ScanKind = "auto",
+        backend: Backend | None = None,
         **settings: Any,
     ) -> QRAGRetriever:
         """Embed chunks and make a retriever for them.
@@ -139,13 +141,14 @@ class _Settings(BaseModel):
                 of picking) or "auto": "document".
             device: Of the model and the scan.
             scan: See `ChunkIndex`.
+            backend: What embeds chunks; see `QRAGModel.from_pretrained`. None: "auto", or that of the model given.
             **settings: Fields of the retriever: ``k``, ``min_q``, ``beam_width``, ``order``, ``filters``, ...
 
         Raises:
             ValueError: If there are no texts, lengths differ, or an id occurs twice.
             TypeError: If a text is not a string.
         """
-        index = ChunkIndex.from_texts(texts, metadatas, ids, model, mode, device, scan)
+        index = ChunkIndex.from_texts(texts, metadatas, ids, model, mode, device, scan, backend)
         return cls(index=index, **settings)  # type: ignore[return-value]
 
     @classmethod
@@ -157,6 +160,7 @@ class _Settings(BaseModel):
         mode: Mode | Literal["auto"] = "auto",
         device: str | None = None,
         scan: ScanKind = "auto",
+        backend: Backend | None = None,
         **settings: Any,
     ) -> QRAGRetriever:
         """Index documents of either framework.
@@ -172,6 +176,7 @@ class _Settings(BaseModel):
                 known), else "corpus".
             device: As in `from_texts`.
             scan: As in `from_texts`.
+            backend: As in `from_texts`.
             **settings: As in `from_texts`.
 
         Raises:
@@ -180,7 +185,7 @@ class _Settings(BaseModel):
         """
         if isinstance(documents, Sequence) and not documents:
             raise ValueError("expected at least one document, got none; an index needs text to search in")
-        model = resolve_model(model, device)
+        model = resolve_model(model, device, backend=backend)
         records, objects = records_of(documents, splitter, model)
         if mode == "auto":
             mode = "document" if len({record.document_id for record in records}) <= 1 else "corpus"

@@ -23,7 +23,7 @@ LINES = [
     ],
     ["filters", "layout", "record_json", "q_values", "scan", "config", "steps", "bulk"],
     ["encoders", "transaction", "model_card", "compact", "reference_checkpoint"],
-    ["pair", "storage"],
+    ["pair", "storage", "backends"],
     ["model", "sources"],
     ["view", "index_model"],
     ["backing", "trace"],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from qrag_retriever._files import check_place
 from qrag_retriever._terminal import tell
+from qrag_retriever.backends.kinds import Backend
 from qrag_retriever.cli.files import READERS, Piece, find_files, read_file, records_of_file
 from qrag_retriever.cli.options import add_command, add_model_options, at_least_one
 from qrag_retriever.cli.output import count_of
@@ -49,6 +50,11 @@ def add_parser(commands: Any) -> None:
     add("--chunk-tokens", type=at_least_one, metavar="N", help="most tokens of a chunk (default: what the model reads)")
     add("--cache", type=Path, metavar="FILE", help="keep embeddings there: the next time only new texts are embedded")
     add("--workers", type=at_least_one, metavar="N", help="processes that embed, where there are thousands of chunks")
+    add(
+        "--backend", choices=get_args(Backend),
+        help="what embeds: torch, onnx and openvino give the same, auto (default) takes the fastest of them where there "
+        "is work for minutes; onnx-int8 rounds: its indexes are another model's",
+    )  # fmt: skip
     add("--skip-bad", action="store_true", help="leave out files that cannot be read; else nothing is written")
     add_model_options(parser, "the one of the package, or of the index that is added to")
 
@@ -67,15 +73,17 @@ def run(options: argparse.Namespace) -> int:
         sys.stderr.write(f"{count_of(left_out, 'file')} of other kinds left out\n")
     read = _read(files, options.skip_bad)
     if options.append:
-        index = ChunkIndex.load(options.output, options.model, options.device)
+        # A model that is named is loaded with the backend; that of the index comes with its own.
+        named = options.model and resolve_model(options.model, options.device, backend=options.backend)
+        index = ChunkIndex.load(options.output, named, options.device)
         if options.mode not in (_NO_MODE, index.mode):
             raise ValueError(f"{options.output} is in {index.mode} mode, got --mode {options.mode}; build it anew")
         _check_new(index, read)
-        index.model.embed_with(options.cache, options.workers)
+        index.model.embed_with(options.cache, options.workers, options.backend)
         added = index.add_records(_records(read, index.model, options.chunk_tokens))
         what = f"{count_of(len(added), 'chunk')} added or updated, {count_of(len(index), 'chunk')} in all"
     else:
-        model = resolve_model(options.model, options.device)
+        model = resolve_model(options.model, options.device, backend=options.backend)
         model.embed_with(options.cache, options.workers)
         records = _records(read, model, options.chunk_tokens)
         documents = len({record.document_id for record in records})
