@@ -52,8 +52,8 @@ def add_parser(commands: Any) -> None:
     add("--workers", type=at_least_one, metavar="N", help="processes that embed, where there are thousands of chunks")
     add(
         "--backend", choices=get_args(Backend),
-        help="what embeds: torch, onnx and openvino give the same, auto (default) takes the fastest of them where there "
-        "is work for minutes; onnx-int8 rounds: its indexes are another model's",
+        help="what embeds: torch, onnx and openvino give the same, auto (default) takes the fastest of them where "
+        "there is work for minutes; onnx-int8 rounds: its indexes are another model's",
     )  # fmt: skip
     add("--skip-bad", action="store_true", help="leave out files that cannot be read; else nothing is written")
     add_model_options(parser, "the one of the package, or of the index that is added to")
