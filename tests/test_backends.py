@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -314,6 +316,23 @@ def test_weights_that_were_trained_are_exported_again(model_folder: Path, export
     assert len(exports) == 2
     np.testing.assert_allclose(after, model.action_encoder.encode(STORY), atol=1e-5)
     assert np.abs(after - before).max() > 1e-3
+
+
+REPORTS = """
+import sys
+from qrag_retriever.backends.runtimes import _import_openvino
+_import_openvino()
+from openvino.tools.ovc import telemetry_utils
+assert telemetry_utils.tm.__name__.endswith("telemetry_stub"), telemetry_utils.tm
+assert "openvino_telemetry" not in sys.modules
+import openvino_telemetry
+"""
+
+
+@pytest.mark.skipif(not is_installed("openvino_telemetry"), reason="openvino is not installed")
+def test_openvino_is_imported_without_its_reports() -> None:
+    """Its import reports itself over the network; with the package that does so out of reach it cannot."""
+    subprocess.run([sys.executable, "-c", REPORTS], check=True)
 
 
 @pytest.fixture

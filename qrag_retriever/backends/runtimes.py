@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -46,12 +48,11 @@ class OnnxForward:
 
 
 class OpenVINOForward:
-    """By OpenVINO, on the processor. It reads the ONNX file itself; its converter, which reports usage, is not used."""
+    """By OpenVINO, on the processor."""
 
     def __init__(self, path: Path, num_threads: int) -> None:
         """Load a file."""
-        import openvino
-
+        openvino = _import_openvino()
         settings = {
             # By default it computes in bfloat16 where the processor can.
             "INFERENCE_PRECISION_HINT": "f32",
@@ -69,6 +70,21 @@ class OpenVINOForward:
             request = self._requests.own = self._compiled.create_infer_request()
         outputs = request.infer(dict(zip(INPUTS, (input_ids, attention_mask), strict=True)))
         return np.array(outputs[0], np.float32)
+
+
+def _import_openvino() -> Any:
+    """Import OpenVINO without its reports: its import sends an event over the network, unless what sends is missing."""
+    name = "openvino_telemetry"
+    absent = object()
+    held: Any = sys.modules.get(name, absent)
+    sys.modules[name] = None  # type: ignore[assignment]  # how Python marks a module that cannot be imported
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        if held is absent:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = held
 
 
 def load_forward(backend: str, path: Path) -> Forward:
