@@ -121,6 +121,21 @@ def test_an_export_is_kept_beside_the_cache_and_made_anew_if_damaged(
     assert [path.name for path in (tmp_path / "cache.sqlite.exports").iterdir()] == [place.name]
 
 
+def test_two_processes_may_export_at_once(tmp_path: Path, model: QRAGModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    exports = Exports(tmp_path)
+    identity = "0" * 64
+
+    def write(encoder: object, path: Path) -> None:
+        path.write_bytes(b"one")
+        if len(list(tmp_path.iterdir())) == 1:  # nobody else yet: another process begins now, and ends first
+            Exports(tmp_path).path_of(model.action_encoder, identity)
+
+    monkeypatch.setattr(export, "_export", write)
+    assert exports.path_of(model.action_encoder, identity).read_bytes() == b"one"
+    assert exports.has(identity)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 @with_onnx
 def test_without_a_cache_an_export_goes_with_the_model(model_folder: Path) -> None:
     model = with_backend(model_folder, "onnx")

@@ -73,14 +73,22 @@ class Exports:
         """
         place = self._place(identity, quantized)
         if not _is_sound(place):
-            with whole_folder(place, may_replace=lambda path: True) as draft:
-                if quantized:
-                    _quantize(self.path_of(encoder, identity), draft / _MODEL_NAME)
-                else:
-                    _export(encoder, draft / _MODEL_NAME)
-                files = sorted(path for path in draft.iterdir() if path.is_file())
-                (draft / CHECKSUMS_NAME).write_bytes(checksum_lines(draft, files).encode())
+            try:
+                self._write(place, encoder, identity, quantized)
+            except OSError:
+                # Another process may have been faster, and what it wrote is as good.
+                if not _is_sound(place):
+                    raise
         return place / _MODEL_NAME
+
+    def _write(self, place: Path, encoder: Encoder, identity: str, quantized: bool) -> None:
+        with whole_folder(place, may_replace=lambda path: True) as draft:
+            if quantized:
+                _quantize(self.path_of(encoder, identity), draft / _MODEL_NAME)
+            else:
+                _export(encoder, draft / _MODEL_NAME)
+            files = sorted(path for path in draft.iterdir() if path.is_file())
+            (draft / CHECKSUMS_NAME).write_bytes(checksum_lines(draft, files).encode())
 
     def _place(self, identity: str, quantized: bool) -> Path:
         return self.folder / f"{identity[:32]}-{_FORMAT_VERSION}{'-int8' if quantized else ''}"
