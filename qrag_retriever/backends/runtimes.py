@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -91,7 +92,7 @@ def load_forward(backend: str, path: Path) -> Forward:
     """Load an exported transformer, for as many threads as torch has."""
     import torch
 
-    kind = OpenVINOForward if backend == "openvino" else OnnxForward
+    kind: Callable[[Path, int], Forward] = OpenVINOForward if backend == "openvino" else OnnxForward
     return kind(path, torch.get_num_threads())
 
 

@@ -25,7 +25,7 @@ from qrag_retriever.backends.kinds import Backend, has_packages
 from qrag_retriever.benchmarks.concurrency import WORDS
 from qrag_retriever.benchmarks.timing import side_by_side, table, threads
 from qrag_retriever.devices import computes_bfloat16
-from qrag_retriever.training.data import JsonLines, Sample
+from qrag_retriever.training.data import JsonLines, Sample, SampleSource
 from qrag_retriever.training.datasets import BabiLong
 
 BFLOAT16 = "torch, bfloat16"
@@ -74,7 +74,7 @@ def read_questions(place: Path, most: int) -> list[tuple[Sample, int]]:
         place: JSON lines, or a folder with ``babi/``, of which the bare stories of task 2 are asked.
         most: Questions to read.
     """
-    source = BabiLong(place, 2, "test", num_chunks=None) if place.is_dir() else JsonLines(place)
+    source: SampleSource = BabiLong(place, 2, "test", num_chunks=None) if place.is_dir() else JsonLines(place)
     random = np.random.default_rng(0)
     samples = [source.sample(number, random) for number in range(min(most, len(source)))]
     limit = getattr(source, "default_step_limit", None)
