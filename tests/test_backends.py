@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
 import subprocess
@@ -18,6 +19,7 @@ from qrag_retriever.backends import choice, export, kinds, runtimes
 from qrag_retriever.backends.choice import deviation
 from qrag_retriever.backends.export import Exports
 from qrag_retriever.backends.kinds import Backend, has_packages
+from qrag_retriever.benchmarks import encoding
 from qrag_retriever.cli.main import main
 from qrag_retriever.embedding_cache import EmbeddingCache
 from qrag_retriever.errors import ModelMismatchError
@@ -382,3 +384,26 @@ def test_qrag_index_takes_a_backend(
     assert "backend 'onnx-int8'" in capsys.readouterr().err
     assert main([*add, "--cache", str(forgetful)]) == 0
     assert ChunkIndex.load(index).model.backend == "onnx-int8"
+
+
+@pytest.mark.parametrize("others", [[], pytest.param(["onnx", "onnx-int8"], marks=with_onnx)])
+def test_the_benchmark_puts_backends_side_by_side(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], others: list[str]
+) -> None:
+    data = Path(__file__).parent / "fixtures"
+    small = ["--chunks", "6", "--tokens", "8", "--rounds", "1", "--questions", "2", "--data", str(data)]
+    encoding.main(["--model", str(model_folder), "--backends", "torch", *others, *small, "--json", str(tmp_path / "r")])
+    rows = json.loads((tmp_path / "r").read_text())
+    assert [row["backend"] for row in rows] == ["torch", *others]
+    assert "cosine_error_max" in capsys.readouterr().out
+    assert rows[0]["same_picks"] == rows[0]["gain"] == 1.0
+    assert [row["cosine_error_max"] < 1e-5 for row in rows] == [True, True, False][: len(rows)]
+    assert 0 <= rows[0]["fact_recall"] <= 1
+    assert rows[0]["chunks_per_s"] > 0
+
+
+def test_the_benchmark_reads_json_lines() -> None:
+    lines = Path(__file__).parents[1] / "examples" / "town.jsonl"
+    questions = encoding.read_questions(lines, 3)
+    assert len(questions) == 3
+    assert all(limit == len(sample.supporting or ()) + 1 for sample, limit in questions)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from qrag_retriever.backends.choice import deviation
 from qrag_retriever.backends.kinds import Backend, has_packages
 from qrag_retriever.benchmarks.concurrency import WORDS
 from qrag_retriever.benchmarks.timing import side_by_side, table, threads
+from qrag_retriever.config import Mode
 from qrag_retriever.devices import computes_bfloat16
 from qrag_retriever.training.data import JsonLines, Sample, SampleSource
 from qrag_retriever.training.datasets import BabiLong
@@ -67,14 +68,17 @@ def make_models(model: str | None, names: Sequence[str], folder: Path) -> dict[s
     return made
 
 
-def read_questions(place: Path, most: int) -> list[tuple[Sample, int]]:
+def read_questions(place: Path, most: int, mode: Mode = "corpus") -> list[tuple[Sample, int]]:
     """Read questions with annotated evidence, each with the number of picks it gets.
 
     Args:
         place: JSON lines, or a folder with ``babi/``, of which the bare stories of task 2 are asked.
         most: Questions to read.
+        mode: Of JSON lines.
     """
-    source: SampleSource = BabiLong(place, 2, "test", num_chunks=None) if place.is_dir() else JsonLines(place)
+    source: SampleSource = (
+        BabiLong(place, 2, "test", num_chunks=None) if place.is_dir() else JsonLines(place, mode=mode)
+    )
     random = np.random.default_rng(0)
     samples = [source.sample(number, random) for number in range(min(most, len(source)))]
     limit = getattr(source, "default_step_limit", None)
@@ -94,7 +98,7 @@ def picks_of(model: QRAGModel, questions: Sequence[tuple[Sample, int]]) -> list[
 def measure(options: argparse.Namespace) -> Rows:
     """Measure all backends; a row for each."""
     texts = made_up_chunks(options.chunks, options.tokens)
-    questions = [] if options.data is None else read_questions(options.data, options.questions)
+    questions = [] if options.data is None else read_questions(options.data, options.questions, options.mode)
     names = ["torch", *(name for name in options.backends or installed() if name != "torch")]
     with tempfile.TemporaryDirectory() as folder, threads(options.threads):
         made = make_models(options.model, names, Path(folder))
@@ -133,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data", type=Path, help="JSON lines with evidence, or a folder with babi/")
+    parser.add_argument("--mode", choices=get_args(Mode), default="corpus", help="of JSON lines")
     parser.add_argument("--questions", type=int, default=40, help="most questions of --data")
     parser.add_argument("--json", type=Path, help="write the rows here")
     options = parser.parse_args(argv)
