@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,9 +15,8 @@ from qrag_retriever.devices import choose_device
 from qrag_retriever.filters import Filters, compile_filters, filters_key, single_document
 from qrag_retriever.layout import Layout
 from qrag_retriever.positions import DEFAULT_STRIDE, Runs, absolute_runs, relative_runs, uniform_run
-from qrag_retriever.q_values import q_values
 from qrag_retriever.records import Record
-from qrag_retriever.rotary import check_dim, rotate_forward
+from qrag_retriever.rotary import check_dim, rotate_backward, rotate_forward
 from qrag_retriever.scan import ScanKind, StateQuery, StepScan, make_scan
 from qrag_retriever.scan.base import ExactRows
 from qrag_retriever.scan.factory import choose_kind
@@ -227,7 +227,10 @@ class IndexView:
             stop = min(first + _ROWS_AT_ONCE, len(self))
             vectors = read(np.arange(first, stop))
             for row, state in enumerate(states):
-                values[row, first:stop] = q_values(state, vectors, runs[row].between(first, stop))
+                part = runs[row].between(first, stop)
+                rotated = rotate_backward(state, part.positions)  # (runs, D)
+                for run, (start, end) in enumerate(pairwise(part.edges)):
+                    values[row, first + start : first + end] = vectors[start:end] @ rotated[run]
         return values
 
     def gain(self, state: np.ndarray, chunk_id: int, q_value: float) -> float:

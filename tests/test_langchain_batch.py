@@ -173,7 +173,7 @@ async def test_small_batches_work(retriever: QRAGRetriever, name: str, questions
 class Loud(QRAGRetriever):
     """Makes something else of a call."""
 
-    def _get_relevant_documents(self, query: str, **kwargs: Any) -> list[Document]:
+    def _get_relevant_documents(self, query: str, *, run_manager: Any, **kwargs: Any) -> list[Document]:
         return [Document(page_content=query.upper())]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -85,7 +86,7 @@ async def test_hops_are_child_runs(index: ChunkIndex, name: str, settings: Any) 
     assert [run.inputs for run in hops] == [{"query": QUESTION, "hop": hop} for hop in (1, 2, 3)]
     assert [run.outputs for run in hops] == [{"picks": [pick]} for pick in picks_of(retriever.search(QUESTION))]
     assert all(run.parent_run_id == root.id and run.trace_id == root.id for run in hops)
-    assert all(before.end_time <= after.start_time for before, after in zip(hops, hops[1:], strict=False))
+    assert all(before.end_time <= after.start_time for before, after in pairwise(hops))
     assert f"hop:{len(hops)}" in (hops[-1].tags or [])
 
 
@@ -342,7 +343,7 @@ def test_a_hop_that_fails_drops_its_span(
     monkeypatch.setattr(retriever.index.model, "encode_states", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         retriever.retrieve(QUESTION)
-    assert [span.id_.partition("-")[0] for span in traced.spans.dropped_spans][0] == "qrag_hop"
+    assert next(iter(traced.spans.dropped_spans)).id_.startswith("qrag_hop-")
     assert not hop_events(traced)
     assert not traced.spans.open_spans
 
