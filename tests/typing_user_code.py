@@ -24,6 +24,11 @@ from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from qrag_retriever import ChunkIndex, MultiStepSelector, QRAGConfig, QRAGModel, QRAGRetriever, Selection, Step
 
 
+def on_page_3(metadata: dict[str, Any]) -> bool:
+    """Filter by a function."""
+    return bool(metadata.get("page") == 3)
+
+
 def make(texts: list[str], folder: Path) -> list[QRAGRetriever]:
     """Every way to a retriever."""
     model = QRAGModel.from_pretrained()
@@ -43,6 +48,8 @@ def make(texts: list[str], folder: Path) -> list[QRAGRetriever]:
         QRAGRetriever(index=index, k=3, min_q=0.1, order="document", filters={"page": [1, 2]}, batch_wait_ms=5),
         QRAGRetriever(index=index, similarity_top_k=3, tags=["story"], metadata={"team": "a"}, name="story"),
         QRAGRetriever(index=index, filters=lambda metadata: metadata.get("page") == 3),
+        QRAGRetriever(index=index, filters=on_page_3),
+        QRAGRetriever(index=index, filters=MetadataFilter(key="page", value=3)),
         QRAGRetriever(index=index, filters=MetadataFilters(filters=[MetadataFilter(key="page", value=3)])),
     ]
 
