@@ -179,10 +179,11 @@ class MultiStepSelector:
             try:
                 [search] = next(rounds)
             except StopIteration as end:
-                [(selection, _)] = end.value
+                found: list[Found] = end.value
                 break
             if self.beam_width == 1 and search.paths:
                 yield from not_shown(search.paths[0].steps, shown)
+        [(selection, _)] = found
         yield from not_shown(selection.steps, shown, is_end=True)
         return selection
 

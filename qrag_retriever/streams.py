@@ -77,10 +77,13 @@ class AsyncHopStream(AsyncIterator[Step]):
 
     async def __anext__(self) -> Step:
         """Do the next hop; see `HopStream`."""
-        step: Step | None = await off_the_loop(self._executor, next, self._hops, None)
+        step = await off_the_loop(self._executor, self._next)
         if step is None:
             raise StopAsyncIteration
         return step
+
+    def _next(self) -> Step | None:
+        return next(self._hops, None)
 
     @property
     def selection(self) -> Selection | None:

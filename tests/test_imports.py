@@ -55,7 +55,7 @@ TRAINING_LINES = [
 ]
 LINE_OF = {module: number for number, line in enumerate(LINES) for module in line}
 TRAINING_LINE_OF = {module: number for number, line in enumerate(TRAINING_LINES) for module in line}
-FRAMEWORKS = ("langchain_core", "llama_index")
+FRAMEWORKS = ("langchain_core", "llama_index", "llama_index_instrumentation")
 
 
 def unit_of(module: str) -> str:
@@ -111,7 +111,7 @@ def test_only_its_side_imports_a_framework(path: Path) -> None:
         "integrations/langchain_batch.py": {"langchain_core"},
         "integrations/langchain_hops.py": {"langchain_core"},
         "integrations/llama_index.py": {"llama_index"},
-        "integrations/llama_index_hops.py": {"llama_index"},
+        "integrations/llama_index_hops.py": {"llama_index_instrumentation"},
         "engines/langchain_store.py": {"langchain_core"},
         "engines/llama_index_store.py": {"llama_index"},
     }
