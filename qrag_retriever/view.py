@@ -204,7 +204,8 @@ class IndexView:
 
     def q_values(self, state: np.ndarray, picked: Sequence[int] = ()) -> np.ndarray:
         """Score every chunk in one state (D,), given this view's chunk ids picked so far; returns (N,), float32."""
-        return self.many_q_values([state], [picked])[0]
+        values: np.ndarray = self.many_q_values([state], [picked])[0]
+        return values
 
     def many_q_values(self, states: Sequence[np.ndarray], picked: Sequence[Sequence[int]]) -> np.ndarray:
         """Score every chunk in S states from the exact vectors.
