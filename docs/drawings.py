@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 
 from qrag_retriever.positions import relative_positions, relative_runs
@@ -125,7 +126,7 @@ def positions() -> str:
             parts.append(text(x + size / 2, top + 22, str(chunk), bold=is_pick))
             parts.append(text(x + size / 2, top + 66, str(places[chunk]), size=13))
         cuts = [0, *picked, num_chunks]
-        for first, stop in zip(cuts, cuts[1:], strict=False):
+        for first, stop in pairwise(cuts):
             ends = left + size * first + 5, left + size * stop - 5
             parts.append(line([(ends[0], top + 44), (ends[1], top + 44)], BLUE, arrow=False))
     parts.append(text(left + 3, 18, "chunk, in document order (picks are filled; lines are segments)", "start", 13))
@@ -138,7 +139,7 @@ def turned() -> str:
     parts: list[str] = []
     for x, heading, state, chunk, labels in (
         (170, "every chunk turned forward", 20.0, 100.0, ("s", "R(p) a")),
-        (550, "the state turned back, once per position", -35.0, 45.0, ("R(−p) s", "a")),
+        (550, "the state turned back, once per position", -35.0, 45.0, ("R(\N{MINUS SIGN}p) s", "a")),
     ):
         parts += [
             text(x, 22, heading, bold=True),
@@ -150,7 +151,9 @@ def turned() -> str:
             end = _on_circle(x, 160, 124, angle)
             parts.append(text(end[0], end[1] + 5, label, size=15, bold=True))
     parts += [_ghost(170, 45, "a"), _ghost(550, 20, "s"), text(360, 165, "=", size=30)]
-    return picture(720, 290, "Turning a chunk by p or the state by −p leaves the angle between them the same.", parts)
+    return picture(
+        720, 290, "Turning a chunk by p or the state by \N{MINUS SIGN}p leaves the angle between them the same.", parts
+    )
 
 
 def _ghost(x: float, angle: float, label: str) -> str:
@@ -177,9 +180,11 @@ def runs() -> str:
     found = relative_runs(num_chunks, [300_000, 700_000])
     edges = [left + width * int(edge) / num_chunks for edge in found.edges]
     parts = [
-        text(left + width / 2, 24, f"one state, turned back once for each of {len(found.positions)} positions", bold=True)
+        text(
+            left + width / 2, 24, f"one state, turned back once for each of {len(found.positions)} positions", bold=True
+        )
     ]
-    for number, (first, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+    for number, (first, stop) in enumerate(pairwise(edges)):
         parts.append(
             f'<rect x="{first:.1f}" y="110" width="{stop - first:.1f}" height="54" fill="{BLUE}"'
             f' fill-opacity="{(0.15, 0.45)[number % 2]:g}"/>'
@@ -193,7 +198,9 @@ def runs() -> str:
         x = left + width * pick / num_chunks
         parts += [line([(x, 104), (x, 172)], ORANGE, arrow=False), text(x, 190, "pick", bold=True)]
     parts.append(text(left + width / 2, 214, "1,000,000 chunks, stored as they are; a stripe is a run of one position"))
-    title = f"A million chunks, cut by two picks into {len(found.positions)} runs, each scored with its own turned state."
+    title = (
+        f"A million chunks, cut by two picks into {len(found.positions)} runs, each scored with its own turned state."
+    )
     return picture(740, 226, title, parts)
 
 
