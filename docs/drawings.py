@@ -152,7 +152,7 @@ def turned() -> str:
             parts.append(text(end[0], end[1] + 5, label, size=15, bold=True))
     parts += [_ghost(170, 45, "a"), _ghost(550, 20, "s"), text(360, 165, "=", size=30)]
     return picture(
-        720, 290, "Turning a chunk by p or the state by \N{MINUS SIGN}p leaves the angle between them the same.", parts
+        720, 290, "Turning the chunk forward or the state backward leaves the angle between them the same.", parts
     )
 
 

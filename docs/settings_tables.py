@@ -12,6 +12,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 _REQUEST = re.compile(r"^settings: (\S+) (\w+)$", re.MULTILINE)
+# Where names of types are defined that settings use.
+_TYPES = ("config", "state")
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
@@ -33,7 +35,8 @@ def settings_table(path: Path, class_name: str) -> str:
     classes = {node.name: node for node in ast.parse(path.read_text(encoding="utf-8")).body if _is_class(node)}
     if class_name not in classes:
         raise ValueError(f"{path} has no class {class_name}; it has {', '.join(classes)}")
-    rows = [_row(node) for node in classes[class_name].body if isinstance(node, ast.AnnAssign)]
+    aliases = _aliases()
+    rows = [_row(node, aliases) for node in classes[class_name].body if isinstance(node, ast.AnnAssign)]
     if not rows:
         raise ValueError(f"the class {class_name} of {path} has no annotated fields")
     head = ["| setting | type | default | meaning |", "|---|---|---|---|"]
@@ -44,11 +47,22 @@ def _is_class(node: ast.stmt) -> bool:
     return isinstance(node, ast.ClassDef)
 
 
-def _row(field: ast.AnnAssign) -> str:
+def _aliases() -> dict[str, str]:
+    """Return what ``Mode`` and the like stand for."""
+    found = {}
+    for name in _TYPES:
+        module = ast.parse((ROOT / f"qrag_retriever/{name}.py").read_text(encoding="utf-8"))
+        for node in module.body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Literal["):
+                found[ast.unparse(node.targets[0])] = ast.unparse(node.value)
+    return found
+
+
+def _row(field: ast.AnnAssign, aliases: dict[str, str]) -> str:
     default, options = _default(field.value)
     bounds = [f"{words} {ast.unparse(options[name])}" for name, words in _BOUNDS.items() if name in options]
     description = ast.literal_eval(options["description"]) if "description" in options else ""
-    kind = ast.unparse(field.annotation).replace('"', "'")
+    kind = re.sub(r"\b\w+\b", lambda word: aliases.get(word[0], word[0]), ast.unparse(field.annotation))
     meaning = " ".join(part for part in (description, f"({', '.join(bounds)})" if bounds else "") if part)
     cells = (f"`{ast.unparse(field.target)}`", f"`{kind}`", default, meaning)
     # A pipe would end the cell, in code too.
