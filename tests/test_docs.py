@@ -124,6 +124,13 @@ def test_settings_become_tables() -> None:
         tables.settings_table(ROOT / "qrag_retriever/config.py", "Nothing")
 
 
+def test_every_group_of_a_recipe_has_a_table() -> None:
+    recipe = (ROOT / "qrag_retriever/training/recipe.py").read_text(encoding="utf-8")
+    groups = set(re.findall(r"^class (\w+)\(Settings\):", recipe, re.MULTILINE)) - {"Recipe"}
+    page = (DOCS / "pages/reference/recipe.md").read_text(encoding="utf-8")
+    assert groups == set(re.findall(r"^settings: \S+ (\w+)$", page, re.MULTILINE))
+
+
 def test_the_card_is_included_from_its_heading() -> None:
     (line,) = re.findall(r"README\.md:(\d+):", (DOCS / "pages/benchmarks/model.md").read_text(encoding="utf-8"))
     card = (ROOT / "qrag_retriever/bundled/README.md").read_text(encoding="utf-8").splitlines()

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from qrag_retriever import QRAGModel
 from qrag_retriever.errors import RecipeError
-from qrag_retriever.training.recipe import ModelSettings
+from qrag_retriever.training.recipe import BlendSettings, ModelSettings
 from qrag_retriever.training.starting_point import starting_point
 from tests.conftest import QUESTION, STORY
 
@@ -54,7 +55,46 @@ def test_what_a_trained_pair_cannot_unlearn_is_refused(tmp_path: Path, model: QR
         starting_point(ModelSettings(**named, positions="none"), "cpu")
     with pytest.raises(RecipeError, match=r"model\.state_order"):
         starting_point(ModelSettings(**named, state_order="retrieved"), "cpu")
-    with pytest.raises(RecipeError, match=r"model\.normalize"):
-        starting_point(ModelSettings(**named, normalize=not model.config.normalize), "cpu")
+    with pytest.raises(RecipeError, match=r"model\.normalize is False"):
+        starting_point(ModelSettings(**named, normalize=False), "cpu")
     start = starting_point(ModelSettings(**named, positions="relative", num_layers=1), "cpu")
     assert [encoder[0].auto_model.config.num_hidden_layers for encoder in (start.state, start.action)] == [1, 1]
+
+
+def test_a_trained_pair_goes_on_with_embeddings_of_one_length(tmp_path: Path, tiny_encoder: Path) -> None:
+    model = QRAGModel.from_encoder(tiny_encoder, normalize=False, device="cpu")
+    model.save_pretrained(tmp_path / "model")
+    named = {"encoder": str(tmp_path / "model"), "positions": "none", "normalize": True}
+    with pytest.raises(RecipeError, match=r"another length than it was trained with; set model\.output_scale too"):
+        starting_point(ModelSettings(**named), "cpu")
+    start = starting_point(ModelSettings(**named, output_scale=1.5), "cpu")
+    assert (start.config.normalize, start.is_scaled) == (True, True)
+    embeddings = start.encoders()[1].encode(STORY)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1.5, rtol=1e-5)
+
+
+def test_a_trained_pair_is_blended_with_the_encoder_it_was(tmp_path: Path, tiny_encoder: Path) -> None:
+    model = QRAGModel.from_encoder(tiny_encoder, positions="relative", device="cpu")
+    with torch.no_grad():
+        for parameter in model.state_encoder.model.parameters():
+            parameter.add_(0.25)
+    model.save_pretrained(tmp_path / "model")
+    named, blend = {"encoder": str(tmp_path / "model")}, BlendSettings(encoder=str(tiny_encoder), share=0.2)
+    ends = [starting_point(ModelSettings(**settings), "cpu") for settings in (named, {"encoder": str(tiny_encoder)})]
+    start = starting_point(ModelSettings(**named, blend=blend), "cpu")
+    for blended, trained, plain in zip(*([s.state, s.action] for s in (start, *ends)), strict=True):
+        weights = [encoder.state_dict() for encoder in (blended, trained, plain)]
+        for name in (name for name in weights[0] if ".pooler." not in name):  # random in the tiny encoder, and unused
+            torch.testing.assert_close(weights[0][name], 0.8 * weights[1][name] + 0.2 * weights[2][name])
+
+
+def test_only_a_trained_pair_is_blended_and_with_its_own_kind(tmp_path: Path, tiny_encoder: Path) -> None:
+    blend = BlendSettings(encoder=str(tiny_encoder), share=0.2)
+    QRAGModel.from_encoder(tiny_encoder, num_layers=1, device="cpu").save_pretrained(tmp_path / "model")
+    with pytest.raises(
+        RecipeError, match=r"has other weights than the pair; name the encoder that it was trained from"
+    ):
+        starting_point(ModelSettings(encoder=str(tmp_path / "model"), positions="none", blend=blend), "cpu")
+    starting_point(ModelSettings(encoder=str(tmp_path / "model"), num_layers=1, blend=blend), "cpu")
+    with pytest.raises(RecipeError, match=r"model\.blend is for a trained pair"):
+        starting_point(ModelSettings(encoder=str(tiny_encoder), blend=blend), "cpu")

@@ -33,6 +33,17 @@ class LoraSettings(Settings):
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
 
 
+class BlendSettings(Settings):
+    """Weights of a plain encoder that a trained pair is mixed with before training goes on.
+
+    Fine-tuned weights, moved some way back to those that they come from, keep most of what they learned and regain
+    what they forgot (Wortsman et al., arXiv 2109.01903).
+    """
+
+    encoder: str = Field(description="The encoder that the pair was trained from.")
+    share: float = Field(gt=0, lt=1, description="Of the plain encoder's weights in the mean of both.")
+
+
 class ModelSettings(Settings):
     """Where training starts."""
 
@@ -63,6 +74,7 @@ class ModelSettings(Settings):
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="In gradient passes; rollouts and targets have none.")
     lora: LoraSettings | None = Field(default=None, description="None: all weights that are not frozen are trained.")
+    blend: BlendSettings | None = Field(default=None, description="Of a trained pair, with the encoder it was.")
     trust_remote_code: bool = Field(default=False, description="Run code that comes with the encoder.")
 
 
@@ -320,7 +332,7 @@ def _complaint(error: Any) -> str:
 _GROUPS: dict[str, type[Settings]] = {
     "model": ModelSettings, "data": DataSettings, "validation": DataSettings, "reward": RewardSettings,
     "warm_start": WarmStartSettings, "pqn": PQNSettings, "optimizer": OptimizerSettings, "run": RunSettings,
-    "lora": LoraSettings,
+    "lora": LoraSettings, "blend": BlendSettings,
 }  # fmt: skip
 
 

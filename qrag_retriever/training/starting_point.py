@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from qrag_retriever.config import CONFIG_NAME, QRAGConfig
 from qrag_retriever.encoders import ActionEncoder, StateEncoder, keep_layers
 from qrag_retriever.errors import RecipeError
 from qrag_retriever.model import QRAGModel
-from qrag_retriever.training.recipe import LoraSettings, ModelSettings
+from qrag_retriever.training.recipe import BlendSettings, LoraSettings, ModelSettings
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -82,30 +82,10 @@ def starting_point(settings: ModelSettings, device: str) -> StartingPoint:
         if getattr(settings, key) is not None
     }
     if (Path(settings.encoder) / CONFIG_NAME).is_file():
-        model = QRAGModel.from_pretrained(settings.encoder, device="cpu", **overrides)
-        _check_same(settings, model.config)
-        state, action, is_scaled = model.state_encoder.model, model.action_encoder.model, True
-        if settings.num_layers is not None:
-            keep_layers(state, settings.num_layers)
-            keep_layers(action, settings.num_layers)
+        config, state, action = _trained(settings, overrides)
+        is_scaled = True
     else:
-        if settings.trust_remote_code:
-            overrides["trust_remote_code"] = True
-        try:
-            model = QRAGModel.from_encoder(
-                settings.encoder,
-                num_layers=settings.num_layers,
-                device="cpu",
-                positions=settings.positions,
-                state_order=settings.state_order,
-                normalize=settings.normalize,
-                **overrides,
-            )
-        except (OSError, ValueError) as error:
-            inside = Path(settings.encoder) / "model"
-            hint = f"; did you mean {str(inside)!r}?" if (inside / CONFIG_NAME).is_file() else ""
-            raise RecipeError(f"model.encoder {settings.encoder!r} cannot be loaded{hint}: {error}") from error
-        state = _without_normalize(model.state_encoder.model)
+        config, state = _plain(settings, overrides)
         action, is_scaled = copy.deepcopy(state), settings.output_scale is not None
     for encoder in (state, action):
         for module in encoder.modules():
@@ -114,18 +94,79 @@ def starting_point(settings: ModelSettings, device: str) -> StartingPoint:
         if settings.lora is not None:
             _add_lora(encoder, settings.lora)
         encoder.to(device)
-    return StartingPoint(model.config, state, action, is_scaled)
+    return StartingPoint(config, state, action, is_scaled)
+
+
+def _trained(
+    settings: ModelSettings, overrides: Mapping[str, Any]
+) -> tuple[QRAGConfig, SentenceTransformer, SentenceTransformer]:
+    """Load a trained pair, changed as the recipe says."""
+    model = QRAGModel.from_pretrained(settings.encoder, device="cpu", **overrides)
+    _check_same(settings, model.config)
+    config = model.config.replaced(normalize=True) if settings.normalize else model.config
+    state, action = model.state_encoder.model, model.action_encoder.model
+    for encoder in (state, action):
+        if settings.num_layers is not None:
+            keep_layers(encoder, settings.num_layers)
+    if settings.blend is not None:
+        _, plain = _plain(settings.model_copy(update={"encoder": settings.blend.encoder, "blend": None}), {})
+        for encoder in (state, action):
+            _blend(encoder, plain, settings.blend)
+    return config, state, action
+
+
+def _plain(settings: ModelSettings, overrides: Mapping[str, Any]) -> tuple[QRAGConfig, SentenceTransformer]:
+    """Load any encoder of sentence-transformers."""
+    if settings.blend is not None:
+        raise RecipeError(
+            f"model.blend is for a trained pair, and {settings.encoder!r} is a plain encoder; leave it out"
+        )
+    trusted = {"trust_remote_code": True} if settings.trust_remote_code else {}
+    try:
+        model = QRAGModel.from_encoder(
+            settings.encoder,
+            num_layers=settings.num_layers,
+            device="cpu",
+            positions=settings.positions,
+            state_order=settings.state_order,
+            normalize=settings.normalize,
+            **overrides,
+            **trusted,
+        )
+    except (OSError, ValueError) as error:
+        inside = Path(settings.encoder) / "model"
+        hint = f"; did you mean {str(inside)!r}?" if (inside / CONFIG_NAME).is_file() else ""
+        raise RecipeError(f"model.encoder {settings.encoder!r} cannot be loaded{hint}: {error}") from error
+    return model.config, _without_normalize(model.state_encoder.model)
 
 
 def _check_same(settings: ModelSettings, config: QRAGConfig) -> None:
     """Raise if the recipe asks for what a trained pair does not have, and cannot unlearn."""
+    if settings.normalize and not config.normalize and settings.output_scale is None:
+        raise RecipeError(
+            f"model.normalize gives the embeddings of {settings.encoder} another length than it was trained with; set "
+            "model.output_scale too: its square is the highest Q-value there can be"
+        )
     for key in ("positions", "state_order", "normalize"):
         wanted, own = getattr(settings, key), getattr(config, key)
-        if key in settings.model_fields_set and wanted != own:
+        if key in settings.model_fields_set and wanted != own and (key, wanted) != ("normalize", True):
             raise RecipeError(
                 f"model.{key} is {wanted!r}, but {settings.encoder} was trained with {own!r}; leave it out, or start "
                 "from a plain encoder"
             )
+
+
+def _blend(encoder: SentenceTransformer, plain: SentenceTransformer, blend: BlendSettings) -> None:
+    """Move the weights of a trained encoder some way towards those of a plain one, in place."""
+    own, other = (_transformer(one).state_dict() for one in (encoder, plain))
+    if {name: tensor.shape for name, tensor in own.items()} != {name: tensor.shape for name, tensor in other.items()}:
+        raise RecipeError(
+            f"model.blend.encoder {blend.encoder!r} has other weights than the pair; name the encoder that it was "
+            "trained from, and model.num_layers if it keeps fewer of its layers"
+        )
+    for name, tensor in own.items():
+        if tensor.is_floating_point():
+            tensor.lerp_(other[name].to(tensor), blend.share)
 
 
 def _add_lora(encoder: SentenceTransformer, settings: LoraSettings) -> None:
