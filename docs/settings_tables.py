@@ -53,7 +53,7 @@ def _aliases() -> dict[str, str]:
     for name in _TYPES:
         module = ast.parse((ROOT / f"qrag_retriever/{name}.py").read_text(encoding="utf-8"))
         for node in module.body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Literal["):
+            if isinstance(node, ast.Assign) and "Literal[" in ast.unparse(node.value):
                 found[ast.unparse(node.targets[0])] = ast.unparse(node.value)
     return found
 

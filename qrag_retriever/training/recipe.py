@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from qrag_retriever.config import Mode, Positions
+from qrag_retriever.config import Mode, Normalize, Positions
 from qrag_retriever.errors import RecipeError
 from qrag_retriever.state import StateOrder
 
@@ -60,9 +60,10 @@ class ModelSettings(Settings):
         description="Position units between segments; nine tenths of them tell the chunks of a segment apart.",
     )
     state_order: StateOrder = Field(default="document", description="Of the picks in a state, in document mode.")
-    normalize: bool = Field(
+    normalize: Normalize = Field(
         default=False,
-        description="Scale embeddings to length 1 before output_scale: Q-values then lie within its square.",
+        description="Scale embeddings to length 1 before output_scale: Q-values then lie within its square. "
+        '"chunks": those of chunks alone, so that a state can say by its length how much there is to find.',
     )
     output_scale: float | None = Field(
         default=None, gt=0, description="Factor on embeddings; None: Q-values of the untrained pair reach about 1."
