@@ -415,10 +415,9 @@ class _Settings(BaseModel):
         }
 
 
+# Every pydantic base comes before LlamaIndex's, whose constructor must not run: it knows nothing of fields.
 class QRAGRetriever(_Settings, LangChainSide, LlamaIndexSide):
     """Multi-step retriever for LangChain and LlamaIndex.
-
-    Every pydantic base comes before LlamaIndex's, whose constructor must not run: it knows nothing of fields.
 
     Attributes:
         index: What is searched.
