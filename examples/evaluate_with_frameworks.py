@@ -44,14 +44,14 @@ STORY = [
     "Sandra took the milk.",
     "Sandra moved to the garden.",
     "John put down the apple.",
-    "Mary went to the bathroom.",
 ]
 QUESTIONS = {  # and their evidence
     "Where is the football?": ["Mary dropped the football.", "Mary went back to the hallway."],
     "Where is the apple?": ["John put down the apple.", "John journeyed to the bedroom."],
     "Where is the milk?": ["Sandra took the milk.", "Sandra moved to the garden."],
-    "Where is Mary?": ["Mary went to the bathroom."],
+    "Where is Mary?": ["Mary went back to the hallway."],
     "Where is John?": ["John journeyed to the bedroom."],
+    "Where is Sandra?": ["Sandra moved to the garden."],
 }
 K = 3
 

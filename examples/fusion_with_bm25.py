@@ -39,7 +39,6 @@ STORY = [
     "Sandra took the milk.",
     "Sandra moved to the garden.",
     "John put down the apple.",
-    "Mary went to the bathroom.",
 ]
 QUESTION = "Where is the football?"
 EVIDENCE = ["Mary dropped the football.", "Mary went back to the hallway."]
