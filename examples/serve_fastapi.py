@@ -17,7 +17,6 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
@@ -76,6 +75,8 @@ def make_app(retriever: QRAGRetriever) -> FastAPI:
 
 async def check(app: FastAPI) -> None:
     """Ask all questions at the same time, then stream one answer, then send nonsense."""
+    import httpx
+
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://check") as client:
         print("GET /health", (await client.get("/health")).raise_for_status().json())
         replies = await asyncio.gather(*(client.post("/search", json={"question": asked}) for asked in QUESTIONS))
