@@ -21,6 +21,7 @@ from qrag_retriever.training.datasets.hotpot_made import HotpotMade
 from qrag_retriever.training.datasets.musique import MuSiQue
 from qrag_retriever.training.datasets.niah import TASKS as NIAH_TASKS
 from qrag_retriever.training.datasets.niah import Niah
+from qrag_retriever.training.datasets.relations import MadeRelations
 from qrag_retriever.training.datasets.splits import Split
 from qrag_retriever.training.datasets.squad import Squad
 from qrag_retriever.training.datasets.wiki import RulerHotpot, TwoWikiOpen, WikiQuestions
@@ -35,6 +36,7 @@ __all__ = [
     "BookNoise",
     "DatasetSource",
     "HotpotMade",
+    "MadeRelations",
     "MuSiQue",
     "Niah",
     "RulerHotpot",
@@ -79,6 +81,7 @@ SOURCES: dict[str, Callable[..., DatasetSource]] = {
     "2wiki-made": TwoWikiMade,
     "hotpotqa-made": HotpotMade,
     "books-cloze": BookCloze,
+    "relations-made": lambda _folder, split, **options: MadeRelations(split, **options),
 }
 
 
