@@ -8,6 +8,11 @@ import zipfile
 from pathlib import Path
 
 MAX_MEGABYTES = 90
+# What the sdist is made of: the package, its tests, and what builds it. No data, no documentation, no recipes.
+SDIST = {
+    "qrag_retriever", "qrag_retriever.egg-info", "tests",
+    "LICENSE", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg",
+}  # fmt: skip
 TEMPLATES = Path(__file__).parents[1] / "qrag_retriever/hops/templates"
 
 
@@ -30,10 +35,13 @@ def main(folder: Path) -> None:
         members = [member.name.partition("/")[2] for member in archive]
     if missing := (model | templates | {"LICENSE"}) - set(members):
         sys.exit(f"the sdist lacks {sorted(missing)}")
+    if unexpected := {member.partition("/")[0] for member in members if member} - SDIST:
+        sys.exit(f"the sdist holds {sorted(unexpected)}; expected no more than {sorted(SDIST)}")
     for path in (wheel, sdist):
-        if path.stat().st_size > MAX_MEGABYTES * 2**20:
-            sys.exit(f"{path.name} has {path.stat().st_size} bytes, more than {MAX_MEGABYTES} MiB")
-        sys.stdout.write(f"{path.name}: {path.stat().st_size / 2**20:.2f} MiB\n")
+        megabytes = path.stat().st_size / 10**6
+        if megabytes >= MAX_MEGABYTES:
+            sys.exit(f"{path.name} has {megabytes:.2f} MB; expected less than {MAX_MEGABYTES}")
+        sys.stdout.write(f"{path.name}: {megabytes:.2f} MB\n")
 
 
 main(Path(sys.argv[1]))

@@ -94,3 +94,10 @@ def _no_json_value(value: Any) -> str | None:
     elif value is not None and type(value) not in (bool, int, float):
         return f"is a {type(value).__name__}"
     return None
+
+
+def check_query(query: object) -> None:
+    """Raise TypeError unless a query is a string, ValueError if it is blank or not valid Unicode."""
+    check_text(query, "the query")
+    if not str(query).strip():
+        raise ValueError("the query is empty; ask something")

@@ -14,6 +14,7 @@ from qrag_retriever.state import StateOrder
 
 Positions = Literal["relative", "absolute", "none"]
 Mode = Literal["document", "corpus"]
+Normalize = bool | Literal["chunks"]
 
 CONFIG_NAME = "qrag_config.json"
 FORMAT_VERSION = 1
@@ -35,7 +36,11 @@ class QRAGConfig(BaseModel):
     pooling: str = Field(
         default="mean", description="How token embeddings become one, in sentence-transformers' words."
     )
-    normalize: bool = Field(default=False, description="Whether embeddings are scaled to length 1 before output_scale.")
+    normalize: Normalize = Field(
+        default=False,
+        description='Whether embeddings are scaled to length 1 before output_scale; "chunks": those of chunks alone, '
+        "so that a state can still say by its length how much there is to find.",
+    )
     output_scale: float = Field(default=1.0, gt=0, description="Factor on every embedding, states and chunks.")
     query_prompt: str = Field(default="", description="Goes before the query of a state.")
     document_prompt: str = Field(default="", description="Goes before a chunk when it is embedded as an action.")

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -36,6 +36,9 @@ TOKENIZER_LOCK = threading.RLock()
 
 class Encoder:
     """A sentence-transformers model with the limits and the scale of a Q-RAG pair."""
+
+    # Settings of QRAGConfig.normalize by which the embeddings of this half get length 1.
+    _normalized_by: ClassVar[tuple[bool | str, ...]] = (True,)
 
     def __init__(self, model: SentenceTransformer, config: QRAGConfig) -> None:
         """Wrap a loaded model.
@@ -87,7 +90,7 @@ class Encoder:
         if prompt_tokens:
             features["prompt_length"] = prompt_tokens
         embeddings = self._sentence_embeddings(features).float()[:, : self.config.dim]
-        if self.config.normalize:
+        if self.config.normalize in self._normalized_by:
             embeddings = torch.nn.functional.normalize(embeddings, dim=1)
         return embeddings * self.config.output_scale
 
@@ -145,6 +148,8 @@ class Encoder:
 
 class ActionEncoder(Encoder):
     """Embeds chunks, each once."""
+
+    _normalized_by = (True, "chunks")
 
     @property
     def prompt(self) -> str:

@@ -7,19 +7,49 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from qrag_retriever.records import DOCUMENT_KEY, document_of
 
 Predicate = Callable[[Mapping[str, Any]], bool]
-Filters = Any
+
+
+class LikeMetadataFilters(Protocol):
+    """What type checkers are to take for LlamaIndex's ``MetadataFilters``."""
+
+    @property
+    def filters(self) -> Any:
+        """The parts."""
+
+    @property
+    def condition(self) -> Any:
+        """How they are joined."""
+
+
+class LikeMetadataFilter(Protocol):
+    """What type checkers are to take for LlamaIndex's ``MetadataFilter``."""
+
+    @property
+    def key(self) -> Any:
+        """Of the metadata."""
+
+    @property
+    def operator(self) -> Any:
+        """How it is compared."""
+
+    @property
+    def value(self) -> Any:
+        """With what."""
+
+
+Filters = Mapping[str, Any] | Callable[[dict[str, Any]], object] | LikeMetadataFilters | LikeMetadataFilter
 """``MetadataFilters``, a dict of ``{key: value}`` (all must hold; a list, tuple or set of values means any of them), or
 a callable from metadata to bool. ``document_id`` names the chunk's document in all of them."""
 
 _SEVERAL = (list, tuple, set, frozenset)
 
 
-def compile_filters(filters: Filters) -> Predicate:
+def compile_filters(filters: Any) -> Predicate:
     """Turn filters into a predicate on metadata.
 
     Raises:
@@ -38,7 +68,7 @@ def compile_filters(filters: Filters) -> Predicate:
     raise TypeError(f"expected filters as MetadataFilters, a dict or a callable, got {type(filters).__name__}")
 
 
-def single_document(filters: Filters) -> str | None:
+def single_document(filters: Any) -> str | None:
     """Return the document that filters require, if they require one: then search and positions stay within it."""
     if isinstance(filters, Mapping):
         return _one_document(filters.get(DOCUMENT_KEY))
@@ -53,7 +83,7 @@ def single_document(filters: Filters) -> str | None:
     return None
 
 
-def filters_key(filters: Filters) -> str | None:
+def filters_key(filters: Any) -> str | None:
     """Return what filters say, as a key of a cache; None where that cannot be told (callables, foreign objects)."""
     try:
         if hasattr(filters, "model_dump_json"):

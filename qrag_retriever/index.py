@@ -385,6 +385,10 @@ class ChunkIndex:
         """Configuration of the model that built the index; None if there was none. Loads nothing."""
         return self._model.config
 
+    def short_fingerprint(self, compute: bool = True) -> str | None:
+        """Return the first 12 digits of the model's fingerprint, for traces; see `IndexModel.short_fingerprint`."""
+        return self._model.short_fingerprint(compute)
+
     @property
     def model(self) -> QRAGModel:
         """The model that embeds states.

@@ -57,6 +57,7 @@ class IndexModel:
         self.options = (device, dtype)
         self._lock = threading.RLock()
         self._stored_config: QRAGConfig | None = None
+        self._short_fingerprint: str | None = None
         if stored is not None:
             try:
                 self._stored_config = _Stored.model_validate(stored).config
@@ -114,6 +115,24 @@ class IndexModel:
         else:
             self.check(model)
         self._model = model
+        self._short_fingerprint = None
+
+    def short_fingerprint(self, compute: bool) -> str | None:
+        """Return the first 12 digits of the model's fingerprint, for traces; loads nothing.
+
+        Args:
+            compute: Read all weights, once, if the fingerprint is not known yet.
+
+        Returns:
+            None if there is no model, or it is not known.
+        """
+        with self._lock:
+            if self._short_fingerprint is None:
+                if self._stored is not None:
+                    self._short_fingerprint = self._stored["fingerprint"][:12]
+                elif self._model is not None and compute:
+                    self._short_fingerprint = self._model.fingerprint()[:12]
+            return self._short_fingerprint
 
     def is_built_by(self, model: QRAGModel) -> bool:
         """Tell whether a model is the one that built the index."""

@@ -26,7 +26,9 @@ from qrag_retriever.integrations.installed import make_callback_manager
 from qrag_retriever.records import Record
 from qrag_retriever.scan import ScanKind
 from qrag_retriever.selection import Selection
-from qrag_retriever.selector import MultiStepSelector
+from qrag_retriever.selector import Found, MultiStepSelector
+from qrag_retriever.steps import HopListener
+from qrag_retriever.streams import AsyncHopStream, HopStream
 
 if TYPE_CHECKING:
     from qrag_retriever.integrations.langchain import LangChainSide
@@ -271,6 +273,27 @@ class _Settings(BaseModel):
         """
         return self._selected(self._selector(k, filters, min_q), query)[0]
 
+    def search_iter(
+        self, query: str, k: int | None = None, filters: Filters | None = None, min_q: MinQ = None
+    ) -> HopStream:
+        """Search hop by hop: yields each step as soon as it is picked, the same steps as `search`.
+
+        The stream's ``selection`` is what `search` returns, once it has ended. A search of its own, whatever
+        ``batch_wait_ms``. With ``beam_width`` above 1 all steps come at the end, since only then the best sequence is
+        known.
+
+        Args:
+            query: As in `search`.
+            k: As in `search`.
+            filters: As in `search`.
+            min_q: As in `search`.
+
+        Raises:
+            ValueError: As `search`, and at once.
+            TypeError: As `search`, and at once.
+        """
+        return self._selector(k, filters, min_q).select_iter(query)
+
     def search_many(
         self, queries: Sequence[str], k: int | None = None, filters: Filters | None = None, min_q: MinQ = None
     ) -> list[Selection]:
@@ -282,6 +305,12 @@ class _Settings(BaseModel):
     ) -> Selection:
         """Do as `search`, off the event loop."""
         return await off_the_loop(self._executor, self.search, query, k, filters, min_q)
+
+    def asearch_iter(
+        self, query: str, k: int | None = None, filters: Filters | None = None, min_q: MinQ = None
+    ) -> AsyncHopStream:
+        """Do as `search_iter`, off the event loop: ``async for step in retriever.asearch_iter(question)``."""
+        return AsyncHopStream(self.search_iter(query, k, filters, min_q), self._executor)
 
     def add_texts(
         self,
@@ -330,12 +359,16 @@ class _Settings(BaseModel):
         )
 
     def _selected(
-        self, selector: MultiStepSelector, query: str, first_state: np.ndarray | None = None
-    ) -> tuple[Selection, tuple[Record, ...]]:
+        self,
+        selector: MultiStepSelector,
+        query: str,
+        first_state: np.ndarray | None = None,
+        listener: HopListener | None = None,
+    ) -> Found:
         """Search, together with others that come at the same time if that was asked for."""
         if not self.batch_wait_ms:
-            return selector.select_records(query, first_state)
-        return selector.select_together(query, first_state, self.batch_wait_ms / 1000)
+            return selector.select_records(query, first_state, listener)
+        return selector.select_together(query, first_state, self.batch_wait_ms / 1000, listener)
 
     @property
     def _executor(self) -> ThreadPoolExecutor | None:
@@ -349,19 +382,47 @@ class _Settings(BaseModel):
         filters: Filters | None = None,
         min_q: MinQ = None,
         first_state: np.ndarray | None = None,
+        listener: HopListener | None = None,
     ) -> tuple[Selection, tuple[Record, ...], list[int]]:
         """Search; also return the steps' records, and their numbers in the order that the frameworks show them."""
-        selection, records = self._selected(self._selector(k, filters, min_q), query, first_state)
+        selection, records = self._selected(self._selector(k, filters, min_q), query, first_state, listener)
+        return selection, records, self._shown_order(selection)
+
+    def _ordered_searches(
+        self,
+        queries: Sequence[str],
+        listeners: Sequence[HopListener | None],
+        k: int | None = None,
+        filters: Filters | None = None,
+        min_q: MinQ = None,
+    ) -> list[tuple[Selection, list[int]]]:
+        """Search for many queries in one batch; also return the numbers of the steps in the order that is shown."""
+        found = self._selector(k, filters, min_q).select_many_records(queries, [None] * len(queries), listeners)
+        return [(selection, self._shown_order(selection)) for selection, _ in found]
+
+    def _shown_order(self, selection: Selection) -> list[int]:
         places = list(range(len(selection.steps)))
         if self.order == "document":
             places.sort(key=lambda place: selection.steps[place].chunk_id)
-        return selection, records, places
+        return places
+
+    def _trace_settings(
+        self, k: int | None = None, min_q: MinQ = None, compute: bool = True, **_others: Any
+    ) -> dict[str, Any]:
+        """Return what traces tell of a search: the model, if it is known or to be identified, and the settings."""
+        model = self.index.short_fingerprint(compute)
+        return {
+            **({} if model is None else {"qrag_model": model}),
+            "qrag_k": self.k if k is None else k,
+            "qrag_min_q": self.min_q if min_q is None else min_q,
+            "qrag_beam_width": self.beam_width,
+            "qrag_mode": self.mode,
+        }
 
 
+# Every pydantic base comes before LlamaIndex's, whose constructor must not run: it knows nothing of fields.
 class QRAGRetriever(_Settings, LangChainSide, LlamaIndexSide):
     """Multi-step retriever for LangChain and LlamaIndex.
-
-    Every pydantic base comes before LlamaIndex's, whose constructor must not run: it knows nothing of fields.
 
     Attributes:
         index: What is searched.

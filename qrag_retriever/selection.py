@@ -103,7 +103,7 @@ class Selection(_Traced):
         return write_page(Path(path), self.query, self.steps, self.stop_reason, self._known_trace)
 
     def _repr_html_(self) -> str:
-        """Show the hops in a notebook: a fragment without scripts and style sheets; reads every vector once a hop."""
+        """Show the hops in a notebook: a fragment without scripts and style sheets; reads every vector once."""
         from qrag_retriever.hops.page import render_fragment
 
         return render_fragment(self.query, self.steps, self.stop_reason, self._known_trace)

@@ -3,55 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator, Sequence
 from typing import Literal
 
 import numpy as np
 
-from qrag_retriever.checks import check_at_least_one, check_list, check_text
+from qrag_retriever.checks import check_at_least_one, check_list, check_query
 from qrag_retriever.errors import IndexFolderError, StaleVersionError
 from qrag_retriever.filters import Filters, filters_key
 from qrag_retriever.index import ChunkIndex
+from qrag_retriever.paths import Path, RankBy, Search, heard
 from qrag_retriever.records import Record
 from qrag_retriever.selection import Selection, traced
 from qrag_retriever.state import RetrievalState
-from qrag_retriever.steps import Step, StopReason
+from qrag_retriever.steps import HopListener, Step, StopReason
+from qrag_retriever.streams import HopStream, not_shown
 from qrag_retriever.trace import SearchTrace
 from qrag_retriever.view import IndexView
 
-RankBy = Literal["max", "last", "mean"]
-
-
-@dataclass(frozen=True)
-class _Path:
-    """One sequence of picks for one query: a beam, or the only path of a greedy search."""
-
-    state: RetrievalState
-    steps: tuple[Step, ...] = ()
-    records: tuple[Record, ...] = ()
-    embeddings: tuple[np.ndarray, ...] = ()  # of the states, as far as they were embedded
-    stop_reason: StopReason = "k"
-
-    def rank(self, rank_by: RankBy) -> float:
-        values = [step.q_value for step in self.steps]
-        if not values:
-            return -np.inf
-        if rank_by == "last":
-            return values[-1]
-        return max(values) if rank_by == "max" else float(np.mean(values))
-
-    def stopped(self, reason: StopReason, *embeddings: np.ndarray) -> _Path:
-        return replace(self, stop_reason=reason, embeddings=(*self.embeddings, *embeddings))
-
-
-@dataclass
-class _Search:
-    """The paths of one query."""
-
-    first_state: np.ndarray | None
-    paths: list[_Path]
-    finished: list[_Path] = field(default_factory=list)
+Found = tuple[Selection, tuple[Record, ...]]
 
 
 class MultiStepSelector:
@@ -120,13 +90,35 @@ class MultiStepSelector:
         """
         return self.select_many([query], [first_state])[0]
 
-    def select_records(self, query: str, first_state: np.ndarray | None = None) -> tuple[Selection, tuple[Record, ...]]:
+    def select_iter(self, query: str, first_state: np.ndarray | None = None) -> HopStream:
+        """Search for one query hop by hop: do as `select`, and show each step as soon as it is picked.
+
+        With ``beam_width`` above 1 all steps come at the end, since only then it is known which sequence is the best.
+
+        Args:
+            query: As in `select`.
+            first_state: As in `select`.
+
+        Raises:
+            ValueError: As `select`, and at once.
+            TypeError: As `select`, and at once.
+        """
+        check_query(query)
+        return HopStream(self._streamed(query, self._checked_first_state(first_state)))
+
+    def select_records(
+        self, query: str, first_state: np.ndarray | None = None, listener: HopListener | None = None
+    ) -> Found:
         """Search for one query; also return the records of its steps, as the version that was searched has them."""
-        return self.select_many_records([query], [first_state])[0]
+        return self.select_many_records([query], [first_state], [listener])[0]
 
     def select_together(
-        self, query: str, first_state: np.ndarray | None = None, wait: float = 0.005
-    ) -> tuple[Selection, tuple[Record, ...]]:
+        self,
+        query: str,
+        first_state: np.ndarray | None = None,
+        wait: float = 0.005,
+        listener: HopListener | None = None,
+    ) -> Found:
         """Do as `select_records`, in one batch with the searches of other threads over this index.
 
         Only searches with the same settings come together. Picks the same chunks as alone where Q-values differ by more
@@ -136,15 +128,16 @@ class MultiStepSelector:
             query: The question, not empty.
             first_state: As in `select`.
             wait: Seconds that the first search of a batch waits for others, at most.
+            listener: Who hears of the hops.
         """
         # A wrong query must not fail the others'.
         check_query(query)
-        item = query, self._checked_first_state(first_state)
+        item = query, self._checked_first_state(first_state), listener
         filters = filters_key(self.filters)
         # Sampling goes on with a stream of its own.
         own = id(self) if self.temperature is not None else None
         kind = (self.k, self.min_q, self.beam_width, self.rank_by, filters or id(self.filters), own)
-        found: tuple[Selection, tuple[Record, ...]] = self.index.batcher.run(
+        found: Found = self.index.batcher.run(
             kind, lambda items: self.select_many_records(*zip(*items, strict=True)), item, wait
         )
         return found
@@ -161,19 +154,57 @@ class MultiStepSelector:
         return [selection for selection, _ in found]
 
     def select_many_records(
-        self, queries: Sequence[str], first_states: Sequence[np.ndarray | None]
-    ) -> list[tuple[Selection, tuple[Record, ...]]]:
-        """Do as `select_many`, and also return the records of the steps."""
+        self,
+        queries: Sequence[str],
+        first_states: Sequence[np.ndarray | None],
+        listeners: Sequence[HopListener | None] | None = None,
+    ) -> list[Found]:
+        """Do as `select_many`, and also return the records of the steps; ``listeners`` hear of each query's hops."""
         for query in queries:
             check_query(query)
         given = [self._checked_first_state(state) for state in first_states]
+        rounds = self._rounds(queries, given, listeners or [None] * len(queries))
+        while True:
+            try:
+                next(rounds)
+            except StopIteration as end:
+                found: list[Found] = end.value
+                return found
+
+    def _streamed(self, query: str, first_state: np.ndarray | None) -> Generator[Step, None, Selection]:
+        """Search for one query; yield the steps and return the selection."""
+        shown: list[Step] = []
+        rounds = self._rounds([query], [first_state], [None])
+        while True:
+            try:
+                [search] = next(rounds)
+            except StopIteration as end:
+                found: list[Found] = end.value
+                break
+            if self.beam_width == 1 and search.paths:
+                yield from not_shown(search.paths[0].steps, shown)
+        [(selection, _)] = found
+        yield from not_shown(selection.steps, shown, is_end=True)
+        return selection
+
+    def _rounds(
+        self,
+        queries: Sequence[str],
+        first_states: Sequence[np.ndarray | None],
+        listeners: Sequence[HopListener | None],
+    ) -> Generator[list[Search], None, list[Found]]:
+        """Search hop by hop: yield all searches after each hop, and return what they have found.
+
+        Starts anew, from the first hop, where the version that is searched is no longer there.
+        """
         while True:
             searches = [
-                _Search(state, [_Path(RetrievalState(query))]) for query, state in zip(queries, given, strict=True)
+                Search(state, [Path(RetrievalState(query))], listener=listener)
+                for query, state, listener in zip(queries, first_states, listeners, strict=True)
             ]
             version = self.index.view
             try:
-                view, mask = self._run(searches, version)
+                view, mask = yield from self._hops(searches, version)
             except IndexFolderError:
                 # This index's own save has rewritten the folder meanwhile: once more, on the version it has left.
                 if self.index.settled_view() is version:
@@ -183,22 +214,26 @@ class MultiStepSelector:
                 if self.index.settled_view() is version:
                     self.index.refresh()
             else:
-                paths = [max(search.finished, key=lambda path: path.rank(self.rank_by)) for search in searches]
+                paths = [search.best(self.rank_by) for search in searches]
                 return [(self._selection(path, view, mask), path.records) for path in paths]
 
-    def _run(self, searches: Sequence[_Search], version: IndexView) -> tuple[IndexView, np.ndarray | None]:
-        """Search one version; return the part of it that was searched, and the mask."""
+    def _hops(
+        self, searches: list[Search], version: IndexView
+    ) -> Generator[list[Search], None, tuple[IndexView, np.ndarray | None]]:
+        """Search one version; yield after each hop, and return the part of it that was searched, and the mask."""
         view, mask = version.restricted(self.filters)
         available = len(view) if mask is None else int(mask.sum())
         for hop in range(self.k):
             self._stop_all_if(hop >= available, searches, "exhausted")
             if not any(search.paths for search in searches):
                 break
-            self._hop(searches, view, mask)
+            with heard(searches, hop + 1):
+                self._hop(searches, view, mask)
+            yield searches
         self._stop_all_if(True, searches, "k")
         return view, mask
 
-    def _hop(self, searches: Sequence[_Search], view: IndexView, mask: np.ndarray | None) -> None:
+    def _hop(self, searches: Sequence[Search], view: IndexView, mask: np.ndarray | None) -> None:
         paths = [path for search in searches for path in search.paths]
         states = self._embed(searches, view)
         width = self.sample_top_k if self.temperature is not None else self.beam_width
@@ -214,17 +249,17 @@ class MultiStepSelector:
                 elif self.temperature is not None:
                     candidates.append((0.0, row, *self._sampled(worthy, self.temperature)))
                 else:
-                    candidates.extend((self._rank(path, q), row, chunk, q) for chunk, q in worthy)
+                    candidates.extend((path.rank_with(q, self.rank_by), row, chunk, q) for chunk, q in worthy)
                 row += 1
             search.paths = self._best(candidates, paths, states, view)
 
     def _best(
         self,
         candidates: list[tuple[float, int, int, float]],
-        paths: Sequence[_Path],
+        paths: Sequence[Path],
         states: np.ndarray,
         view: IndexView,
-    ) -> list[_Path]:
+    ) -> list[Path]:
         """Keep the best continuations; two orders of one set of chunks are one state."""
         chosen: list[tuple[int, int, float]] = []
         seen: set[frozenset[int]] = set()
@@ -240,8 +275,8 @@ class MultiStepSelector:
         ]
 
     def _extended(
-        self, path: _Path, chunk: int, q_value: float, record: Record, state: np.ndarray, view: IndexView
-    ) -> _Path:
+        self, path: Path, chunk: int, q_value: float, record: Record, state: np.ndarray, view: IndexView
+    ) -> Path:
         step = Step(
             chunk_id=int(view.global_ids(np.array([chunk]))[0]),
             id=record.id,
@@ -251,14 +286,14 @@ class MultiStepSelector:
             position=view.positions(path.state.picked).position_of(chunk),
             position_gain=view.gain(state, chunk, q_value),
         )
-        return _Path(
+        return Path(
             state=path.state.append(chunk, record.text),
             steps=(*path.steps, step),
             records=(*path.records, record),
             embeddings=(*path.embeddings, state.copy()),
         )
 
-    def _embed(self, searches: Sequence[_Search], view: IndexView) -> np.ndarray:
+    def _embed(self, searches: Sequence[Search], view: IndexView) -> np.ndarray:
         """Embed the states of all open paths, (P, D); a given first state replaces its query's first."""
         model = self.index.model
         order = model.config.order_in(view.geometry.mode)
@@ -278,26 +313,18 @@ class MultiStepSelector:
                 raise ValueError("the model's state embeddings have NaN or infinite values; try dtype='float32'")
         return states
 
-    def _rank(self, path: _Path, q_value: float) -> float:
-        """Rank a path continued by a chunk of this Q-value."""
-        if self.rank_by == "last" or not path.steps:
-            return q_value
-        if self.rank_by == "max":
-            return max(q_value, path.rank("max"))
-        return (path.rank("mean") * len(path.steps) + q_value) / (len(path.steps) + 1)
-
     def _sampled(self, found: Sequence[tuple[int, float]], temperature: float) -> tuple[int, float]:
         logits = np.array([q_value for _, q_value in found]) / temperature
         weights = np.exp(logits - logits.max())
         return found[self._random.choice(len(found), p=weights / weights.sum())]
 
-    def _stop_all_if(self, condition: bool, searches: Sequence[_Search], reason: StopReason) -> None:
+    def _stop_all_if(self, condition: bool, searches: Sequence[Search], reason: StopReason) -> None:
         if condition:
             for search in searches:
                 search.finished.extend(path.stopped(reason) for path in search.paths)
                 search.paths = []
 
-    def _selection(self, path: _Path, view: IndexView, mask: np.ndarray | None) -> Selection:
+    def _selection(self, path: Path, view: IndexView, mask: np.ndarray | None) -> Selection:
         selection = Selection(path.state.query, path.steps, path.stop_reason)
         return traced(selection, SearchTrace(view, mask, path.state.picked, path.embeddings, self.min_q))
 
@@ -310,13 +337,6 @@ class MultiStepSelector:
         if not np.isfinite(state).all():
             raise ValueError("the given state embedding has NaN or infinite values")
         return state
-
-
-def check_query(query: object) -> None:
-    """Raise TypeError unless a query is a string, ValueError if it is blank or not valid Unicode."""
-    check_text(query, "the query")
-    if not str(query).strip():
-        raise ValueError("the query is empty; ask something")
 
 
 def _resolved_min_q(min_q: float | str | None, index: ChunkIndex) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -10,6 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from qrag_retriever.view import IndexView
+
+# Q-values of all chunks in some states that are held at one time: 128 MiB of float32.
+_VALUES_AT_ONCE = 2**25
 
 
 class Segment(NamedTuple):
@@ -126,10 +129,27 @@ class SearchTrace:
             number: From 0, below ``len(self)``.
         """
         earlier = self.picked[:number]
+        return self._hop(number, earlier, self.view.q_values(self.states[number], earlier))
+
+    def hops(self) -> Iterator[Hop]:
+        """Compute the Q-values of all chunks in every state, in the order of the hops.
+
+        Reads every vector of the searched chunks once, in blocks, for all hops whose Q-values together are at most
+        2^25: thirty over a million chunks.
+        """
+        at_once = max(1, _VALUES_AT_ONCE // max(self.num_chunks, 1))
+        for first in range(0, len(self), at_once):
+            numbers = range(first, min(first + at_once, len(self)))
+            earlier = [self.picked[:number] for number in numbers]
+            values = self.view.many_q_values([self.states[number] for number in numbers], earlier)
+            for number, picks, row in zip(numbers, earlier, values, strict=True):
+                yield self._hop(number, picks, row)
+
+    def _hop(self, number: int, earlier: tuple[int, ...], q_values: np.ndarray) -> Hop:
         available = np.ones(self.num_chunks, np.bool_) if self.mask is None else self.mask.copy()
         available[list(earlier)] = False
         return Hop(
-            q_values=self.view.q_values(self.states[number], earlier),
+            q_values=q_values,
             available=available,
             earlier=earlier,
             pick=self.picked[number] if number < len(self.picked) else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,9 +15,8 @@ from qrag_retriever.devices import choose_device
 from qrag_retriever.filters import Filters, compile_filters, filters_key, single_document
 from qrag_retriever.layout import Layout
 from qrag_retriever.positions import DEFAULT_STRIDE, Runs, absolute_runs, relative_runs, uniform_run
-from qrag_retriever.q_values import q_values
 from qrag_retriever.records import Record
-from qrag_retriever.rotary import check_dim, rotate_forward
+from qrag_retriever.rotary import check_dim, rotate_backward, rotate_forward
 from qrag_retriever.scan import ScanKind, StateQuery, StepScan, make_scan
 from qrag_retriever.scan.base import ExactRows
 from qrag_retriever.scan.factory import choose_kind
@@ -203,22 +203,35 @@ class IndexView:
         return np.concatenate([ids for ids, _ in groups]), np.concatenate([values for _, values in groups])
 
     def q_values(self, state: np.ndarray, picked: Sequence[int] = ()) -> np.ndarray:
-        """Score every chunk in one state from the exact vectors, which are read in blocks and never held as a whole.
+        """Score every chunk in one state (D,), given this view's chunk ids picked so far; returns (N,), float32."""
+        values: np.ndarray = self.many_q_values([state], [picked])[0]
+        return values
+
+    def many_q_values(self, states: Sequence[np.ndarray], picked: Sequence[Sequence[int]]) -> np.ndarray:
+        """Score every chunk in S states from the exact vectors.
+
+        They are read once, in blocks, whatever the number of states, and never held as a whole.
 
         Args:
-            state: Shape (D,): a state embedding, not rotated.
-            picked: This view's chunk ids picked so far; they are scored like all others.
+            states: Shape (D,) each: state embeddings, not rotated.
+            picked: For each state, this view's chunk ids picked so far; they are scored like all others.
 
         Returns:
-            Shape (N,), float32.
+            Shape (S, N), float32.
         """
-        values = np.empty(len(self), np.float32)
-        if not len(self):
+        values = np.empty((len(states), len(self)), np.float32)
+        if not values.size:
             return values
-        runs = self.runs(picked)
+        runs = [self.runs(picks) for picks in picked]
+        read = self._exact_rows()
         for first in range(0, len(self), _ROWS_AT_ONCE):
             stop = min(first + _ROWS_AT_ONCE, len(self))
-            values[first:stop] = q_values(state, self._exact_rows()(np.arange(first, stop)), runs.between(first, stop))
+            vectors = read(np.arange(first, stop))
+            for row, state in enumerate(states):
+                part = runs[row].between(first, stop)
+                rotated = rotate_backward(state, part.positions)  # (runs, D)
+                for run, (start, end) in enumerate(pairwise(part.edges)):
+                    values[row, first + start : first + end] = vectors[start:end] @ rotated[run]
         return values
 
     def gain(self, state: np.ndarray, chunk_id: int, q_value: float) -> float:

@@ -116,3 +116,15 @@ def test_a_chain_with_the_present_framework(retriever: QRAGRetriever, present: s
 
         engine = RetrieverQueryEngine.from_args(retriever, llm=MockLLM())
         assert len(engine.query(QUESTION).source_nodes) == 3
+
+
+async def test_batches_and_streams(retriever: QRAGRetriever, present: set[str]) -> None:
+    expected = retriever.search(QUESTION).ids
+    assert [step.id for step in retriever.search_iter(QUESTION)] == expected
+    assert [step.id async for step in retriever.asearch_iter(QUESTION)] == expected
+    if "langchain" in present:
+        for found in (retriever.batch([QUESTION, QUESTION]), await retriever.abatch([QUESTION, QUESTION])):
+            assert [[document.id for document in documents] for documents in found] == [expected, expected]
+    else:
+        with pytest.raises(ImportError, match="pip install langchain-core"):
+            retriever.batch([QUESTION])

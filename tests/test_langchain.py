@@ -393,30 +393,6 @@ async def test_batch_raises_without_return_exceptions(retriever: QRAGRetriever, 
         await awaited(lambda: getattr(retriever, name)([QUESTION, " "]))
 
 
-@pytest.mark.parametrize("name", ["batch", "abatch"])
-async def test_max_concurrency_limits_searches_at_a_time(
-    retriever: QRAGRetriever, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    model, running, most, lock = retriever.index.model, 0, 0, threading.Lock()
-    encode, pair = model.encode_states, threading.Barrier(2, timeout=5)
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        pair.wait()
-        try:
-            return encode(*args, **kwargs)
-        finally:
-            with lock:
-                running -= 1
-
-    monkeypatch.setattr(model, "encode_states", counted)
-    found = await awaited(lambda: getattr(retriever, name)([QUESTION] * 6, {"max_concurrency": 2}, k=1))
-    assert (len(found), most) == (6, 2)
-
-
 # Callbacks, tags, events
 
 

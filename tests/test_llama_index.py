@@ -62,6 +62,7 @@ from llama_index.core.vector_stores import FilterCondition, FilterOperator, Meta
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
 from qrag_retriever import ChunkIndex, QRAGModel, QRAGRetriever
+from qrag_retriever.integrations.llama_index_hops import QRAGHopEvent
 from tests.conftest import QUESTION, STORY
 
 OTHER_QUESTION = "Who wrote a letter?"
@@ -678,7 +679,8 @@ async def test_retrieval_events_carry_query_and_nodes(
     retriever: QRAGRetriever, traced: SimpleNamespace, is_async: bool
 ) -> None:
     found = await retrieve(retriever, QUESTION, is_async)
-    start, end = traced.events
+    start, *hops, end = traced.events
+    assert [type(hop) for hop in hops] == [QRAGHopEvent] * 3
     assert (type(start), type(end)) == (RetrievalStartEvent, RetrievalEndEvent)
     assert (start.str_or_query_bundle, end.nodes) == (QUESTION, found)
     dumped = json.loads(end.model_dump_json())

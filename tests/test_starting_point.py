@@ -73,6 +73,15 @@ def test_a_trained_pair_goes_on_with_embeddings_of_one_length(tmp_path: Path, ti
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1.5, rtol=1e-5)
 
 
+def test_chunks_alone_may_have_one_length(tmp_path: Path, tiny_encoder: Path) -> None:
+    named = {"encoder": str(tiny_encoder), "output_scale": 1.5}
+    state, action = starting_point(ModelSettings(**named, normalize="chunks"), "cpu").encoders()
+    np.testing.assert_allclose(np.linalg.norm(action.encode(STORY), axis=1), 1.5, rtol=1e-5)
+    plain, _ = starting_point(ModelSettings(**named), "cpu").encoders()
+    states = [(QUESTION, ()), (QUESTION, (STORY[0],))]
+    np.testing.assert_allclose(state.encode(states), plain.encode(states), rtol=1e-6)
+
+
 def test_a_trained_pair_is_blended_with_the_encoder_it_was(tmp_path: Path, tiny_encoder: Path) -> None:
     model = QRAGModel.from_encoder(tiny_encoder, positions="relative", device="cpu")
     with torch.no_grad():

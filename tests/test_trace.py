@@ -211,4 +211,35 @@ def test_blocks_do_not_show(model: QRAGModel, monkeypatch: pytest.MonkeyPatch) -
     state = model.encode_states([(QUESTION, [])])[0]
     whole = index.q_values(state, [5])
     monkeypatch.setattr("qrag_retriever.view._ROWS_AT_ONCE", 5)
-    np.testing.assert_allclose(index.q_values(state, [5]), whole, rtol=1e-6)
+    np.testing.assert_allclose(index.q_values(state, [5]), whole, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"filters": {"number": [1, 2, 3, 7]}}, {"filters": {"document_id": "odd"}}])
+def test_all_hops_at_once_are_the_hops_one_by_one(index: ChunkIndex, options: dict[str, Any]) -> None:
+    trace = trace_of(MultiStepSelector(index, k=3, **options).select(QUESTION))
+    hops = list(trace.hops())
+    assert len(hops) == len(trace)
+    for number, hop in enumerate(hops):
+        alone = trace.hop(number)
+        np.testing.assert_allclose(hop.q_values, alone.q_values, atol=1e-6)
+        np.testing.assert_array_equal(hop.available, alone.available)
+        assert (hop.pick, hop.earlier, hop.segments) == (alone.pick, alone.earlier, alone.segments)
+
+
+@pytest.mark.parametrize(("values", "passes"), [(2**25, 1), (2 * len(STORY), 2), (1, 3)])
+def test_a_notebook_reads_every_vector_once(
+    index: ChunkIndex, monkeypatch: pytest.MonkeyPatch, values: int, passes: int
+) -> None:
+    """Unless Q-values of all hops together would take too much memory."""
+    selection = MultiStepSelector(index, k=3).select(QUESTION)
+    source = type(trace_of(selection).view.source)
+    read, rows = source.vectors, []
+
+    def counted(self: Any, chunk_ids: np.ndarray) -> np.ndarray:
+        rows.extend(chunk_ids)
+        return read(self, chunk_ids)
+
+    monkeypatch.setattr(source, "vectors", counted)
+    monkeypatch.setattr("qrag_retriever.trace._VALUES_AT_ONCE", values)
+    assert "<svg" in selection._repr_html_()
+    assert sorted(rows) == sorted(list(range(len(STORY))) * passes)

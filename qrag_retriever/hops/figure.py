@@ -40,8 +40,7 @@ def draw(query: str, steps: Sequence[Step], trace: SearchTrace, place: Axes | Fi
     strips[0].set_title(clipped(query, 110), loc="left", fontsize=11, fontweight="bold", pad=16, **_PLAIN)
     root = place if isinstance(place, Figure) else place.figure
     root = root if isinstance(root, Figure) else root.figure
-    for number, axes in enumerate(strips[: len(trace)]):
-        hop = trace.hop(number)
+    for number, (axes, hop) in enumerate(zip(strips, trace.hops(), strict=False)):
         columns = even_columns(hop, max(100, int(root.get_figwidth() * root.dpi)))
         _draw_strip(axes, hop, columns, trace, steps[number] if number < len(steps) else None)
         axes.set_ylabel(f"hop {number + 1}" if hop.pick is not None else "stopped")

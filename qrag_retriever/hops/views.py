@@ -121,8 +121,7 @@ def view_of(
     packing = Packing(trace.num_chunks, len(trace))
     views: list[HopView] = []
     layers: list[dict[str, Any]] = []
-    for number in range(len(trace)):
-        hop = trace.hop(number)
+    for number, hop in enumerate(trace.hops()):
         step = steps[number] if number < len(steps) else None
         views.append(_traced(number + 1, step, hop, trace))
         if with_map:

@@ -42,6 +42,7 @@ class NoLangChain:
     invoke = _missing("invoke", "langchain-core")
     ainvoke = _missing("ainvoke", "langchain-core")
     batch = _missing("batch", "langchain-core")
+    abatch = _missing("abatch", "langchain-core")
 
     def delete(self, ids: list[str]) -> dict[str, Any]:
         """Delete chunks by id; see `ChunkIndex.delete`."""

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, cast
 
-from langchain_core.callbacks.manager import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.callbacks.manager import (
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManager,
+    CallbackManagerForRetrieverRun,
+)
 from langchain_core.documents import Document
 from langchain_core.indexing import DeleteResponse, UpsertResponse
 from langchain_core.indexing.base import DocumentIndex
-from langchain_core.runnables.config import run_in_executor
+from langchain_core.retrievers import LangSmithRetrieverParams
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import ensure_config, get_config_list, run_in_executor
 
 from qrag_retriever.filters import Filters
-from qrag_retriever.steps import Step
+from qrag_retriever.integrations.langchain_batch import Result, arun_batch, run_batch
+from qrag_retriever.integrations.langchain_hops import hop_listener
+from qrag_retriever.selection import Selection
+from qrag_retriever.steps import HopListener, Step
 
 
 def document_of_step(step: Step, hop: int, score_key: str | None, hop_key: str | None) -> Document:
@@ -42,8 +51,10 @@ class LangChainSide(DocumentIndex):
         filters: Filters | None = None,
         min_q: float | Literal["auto"] | None = None,
     ) -> list[Document]:
-        selection, _, order = self._ordered_search(query, k=k, filters=filters, min_q=min_q)  # type: ignore[attr-defined]
-        return [document_of_step(selection.steps[i], i + 1, self.score_key, self.hop_key) for i in order]
+        selection, _, order = self._ordered_search(  # type: ignore[attr-defined]
+            query, k=k, filters=filters, min_q=min_q, listener=hop_listener(run_manager, query)
+        )
+        return self._documents(selection, order)
 
     async def _aget_relevant_documents(
         self,
@@ -63,6 +74,93 @@ class LangChainSide(DocumentIndex):
             filters=filters,
             min_q=min_q,
         )
+
+    def _documents(self, selection: Selection, order: Sequence[int]) -> list[Document]:
+        return [document_of_step(selection.steps[i], i + 1, self.score_key, self.hop_key) for i in order]
+
+    def _documents_of_many(
+        self, queries: Sequence[str], listeners: Sequence[HopListener | None], **arguments: Any
+    ) -> list[list[Document]]:
+        found = self._ordered_searches(queries, listeners, **arguments)  # type: ignore[attr-defined]
+        return [self._documents(selection, order) for selection, order in found]
+
+    def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
+        """Return what traces tell of a run: beside LangSmith's own keys the model and the settings of the search."""
+        settings = self._trace_settings(**{**kwargs, "compute": False})  # type: ignore[attr-defined]
+        return cast("LangSmithRetrieverParams", {**super()._get_ls_params(**kwargs), **settings})
+
+    def _needs_fingerprint(self, configs: Sequence[RunnableConfig | None]) -> bool:
+        """Tell whether a trace will want the model's fingerprint, which is unknown: then all weights must be read."""
+        index = self.index  # type: ignore[attr-defined]
+        return index.short_fingerprint(compute=False) is None and any(map(_is_heard, configs))
+
+    def invoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
+        """Search, and return the chunks as documents.
+
+        Args:
+            input: The question.
+            config: Of the run. Its callbacks also see the hops, as child runs named ``qrag_hop``.
+            **kwargs: ``k``, ``filters`` and ``min_q``, in place of the retriever's, this time.
+        """
+        if self._needs_fingerprint([config]):
+            self.index.short_fingerprint()  # type: ignore[attr-defined]
+        return super().invoke(input, config, **kwargs)
+
+    async def ainvoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
+        """Do as `invoke`, off the event loop."""
+        if self._needs_fingerprint([config]):
+            await run_in_executor(None, self.index.short_fingerprint)  # type: ignore[attr-defined]
+        return await super().ainvoke(input, config, **kwargs)
+
+    def batch(
+        self,
+        inputs: list[str],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[list[Document]]:
+        """Search for many questions at once; their states are embedded in one batch at each hop.
+
+        Each has a run of its own with its callbacks, as with `invoke`. ``max_concurrency`` in the (first) config is the
+        most questions of a batch. Picks the same chunks as `invoke` where Q-values differ by more than 1e-5.
+
+        Args:
+            inputs: The questions.
+            config: Of all runs, or one for each.
+            return_exceptions: Return errors in their places; else the first one is raised when all is done.
+            **kwargs: ``k``, ``filters`` and ``min_q``, in place of the retriever's, this time.
+        """
+        if not self._can_join(inputs, kwargs):
+            return super().batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
+        configs = get_config_list(config, len(inputs))
+        if self._needs_fingerprint(configs):
+            self.index.short_fingerprint()  # type: ignore[attr-defined]
+        results = [result for part in _parts(inputs, configs) for result in run_batch(self, *part, kwargs)]
+        return _checked(results, return_exceptions)
+
+    async def abatch(
+        self,
+        inputs: list[str],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[list[Document]]:
+        """Do as `batch`, off the event loop."""
+        if not self._can_join(inputs, kwargs):
+            return await super().abatch(inputs, config, return_exceptions=return_exceptions, **kwargs)
+        configs = get_config_list(config, len(inputs))
+        if self._needs_fingerprint(configs):
+            await run_in_executor(None, self.index.short_fingerprint)  # type: ignore[attr-defined]
+        results = [result for part in _parts(inputs, configs) for result in await arun_batch(self, *part, kwargs)]
+        return _checked(results, return_exceptions)
+
+    def _can_join(self, inputs: Sequence[str], kwargs: dict[str, Any]) -> bool:
+        """Tell whether one search is the same as many calls: not if a subclass makes other things of a call."""
+        kind = type(self)
+        own = all(getattr(kind, name) is getattr(LangChainSide, name) for name in _OF_A_CALL)
+        return own and len(inputs) > 1 and "run_id" not in kwargs
 
     def upsert(self, items: Sequence[Document], /, **kwargs: Any) -> UpsertResponse:
         """Add or update documents by id; part of LangChain's ``DocumentIndex``.
@@ -105,3 +203,25 @@ class LangChainSide(DocumentIndex):
     async def aget(self, ids: Sequence[str], /, **kwargs: Any) -> list[Document]:
         """Do as `get`, off the event loop."""
         return await run_in_executor(None, self.get, ids, **kwargs)
+
+
+_OF_A_CALL = ("invoke", "ainvoke", "_get_relevant_documents", "_aget_relevant_documents")
+
+
+def _is_heard(config: RunnableConfig | None) -> bool:
+    """Tell whether a run has handlers: of its configuration, its surroundings, or LangSmith's."""
+    return bool(CallbackManager.configure(ensure_config(config).get("callbacks")).handlers)
+
+
+def _parts(inputs: list[str], configs: list[RunnableConfig]) -> Iterator[tuple[list[str], list[RunnableConfig]]]:
+    """Cut a batch into parts of ``max_concurrency``."""
+    size = configs[0].get("max_concurrency") or len(inputs)
+    for first in range(0, len(inputs), size):
+        yield inputs[first : first + size], configs[first : first + size]
+
+
+def _checked(results: list[Result], return_exceptions: bool) -> list[list[Document]]:
+    errors = [result for result in results if isinstance(result, Exception)]
+    if errors and not return_exceptions:
+        raise errors[0]
+    return cast("list[list[Document]]", results)  # LangChain's own annotation has no errors in it either

@@ -24,6 +24,7 @@ from llama_index.core.schema import (
 )
 
 from qrag_retriever.batching import off_the_loop
+from qrag_retriever.integrations.llama_index_hops import hop_listener
 from qrag_retriever.records import Record
 
 
@@ -98,7 +99,9 @@ class LlamaIndexSide(BaseRetriever):
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         # The records of the version that was searched, whatever was added or deleted meanwhile.
         selection, records, order = self._ordered_search(  # type: ignore[attr-defined]
-            query_bundle.query_str, first_state=self._first_state(query_bundle)
+            query_bundle.query_str,
+            first_state=self._first_state(query_bundle),
+            listener=hop_listener(query_bundle.query_str, self._trace_settings),  # type: ignore[attr-defined]
         )
         return [self._node(records[place], selection.steps[place].q_value, place + 1) for place in order]
 

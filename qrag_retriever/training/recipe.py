@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from qrag_retriever.config import Mode, Positions
+from qrag_retriever.config import Mode, Normalize, Positions
 from qrag_retriever.errors import RecipeError
 from qrag_retriever.state import StateOrder
 
@@ -53,27 +53,30 @@ class ModelSettings(Settings):
         description="A sentence-transformers name or folder, or a Q-RAG model folder.",
     )
     num_layers: int | None = Field(default=None, ge=1, description="Keep only the first layers.")
-    positions: Positions = "relative"
+    positions: Positions = Field(default="relative", description="Of chunks: relative to the picks, or absolute.")
     stride: int | None = Field(
         default=None,
         ge=2,
         description="Position units between segments; nine tenths of them tell the chunks of a segment apart.",
     )
-    state_order: StateOrder = "document"
-    normalize: bool = Field(
+    state_order: StateOrder = Field(default="document", description="Of the picks in a state, in document mode.")
+    normalize: Normalize = Field(
         default=False,
-        description="Scale embeddings to length 1 before output_scale: Q-values then lie within its square.",
+        description="Scale embeddings to length 1 before output_scale: Q-values then lie within its square. "
+        '"chunks": those of chunks alone, so that a state can say by its length how much there is to find.',
     )
     output_scale: float | None = Field(
         default=None, gt=0, description="Factor on embeddings; None: Q-values of the untrained pair reach about 1."
     )
     max_chunk_tokens: int | None = Field(default=None, ge=3, description="Tokens of a chunk as an action.")
     max_chunk_tokens_in_state: int | None = Field(default=None, ge=3, description="Tokens of a piece of a state.")
-    frozen: Literal["none", "word_embeddings", "embeddings"] = "word_embeddings"
+    frozen: Literal["none", "word_embeddings", "embeddings"] = Field(
+        default="word_embeddings", description="Not trained: nothing, the table of words, or all embedding tables."
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="In gradient passes; rollouts and targets have none.")
-    lora: LoraSettings | None = None
+    lora: LoraSettings | None = Field(default=None, description="None: all weights that are not frozen are trained.")
     blend: BlendSettings | None = Field(default=None, description="Of a trained pair, with the encoder it was.")
-    trust_remote_code: bool = False
+    trust_remote_code: bool = Field(default=False, description="Run code that comes with the encoder.")
 
 
 class DataSettings(Settings):
@@ -86,7 +89,9 @@ class DataSettings(Settings):
         default=None,
         description='Of a .jsonl: chunks of one text, or loose passages. "document" shuffles passages of a data set.',
     )
-    split: Literal["train", "validation", "test"] | None = None
+    split: Literal["train", "validation", "test"] | None = Field(
+        default=None, description="Of a data set; None: train, or validation in [[validation]]."
+    )
     max_samples: int | None = Field(default=None, ge=1, description="Use only so many questions, drawn by the seed.")
     withhold_supporting: bool = Field(default=False, description="Train as if only answers were known.")
     options: dict[str, Any] = Field(default_factory=dict, description="Handed to the data set's loader.")
@@ -101,7 +106,7 @@ class RewardSettings(Settings):
     penalize_extra_steps: bool = Field(default=True, description="Completion earns less after more picks.")
     terminate: bool = Field(default=False, description="End the episode at completion, not at the step limit.")
     llm: str | None = Field(default=None, description="package.module:callable that returns a chat model (llm).")
-    judge: Literal["exact", "f1"] = "exact"
+    judge: Literal["exact", "f1"] = Field(default="exact", description="Compares the LLM's answer with the known ones.")
     every_step: bool = Field(default=False, description="Ask the LLM after every pick, not only at the end.")
     batch_size: int = Field(default=16, ge=1, description="Prompts sent to the LLM together.")
 

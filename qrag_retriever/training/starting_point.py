@@ -103,7 +103,7 @@ def _trained(
     """Load a trained pair, changed as the recipe says."""
     model = QRAGModel.from_pretrained(settings.encoder, device="cpu", **overrides)
     _check_same(settings, model.config)
-    config = model.config.replaced(normalize=True) if settings.normalize else model.config
+    config = model.config.replaced(normalize=settings.normalize) if settings.normalize else model.config
     state, action = model.state_encoder.model, model.action_encoder.model
     for encoder in (state, action):
         if settings.num_layers is not None:
@@ -142,14 +142,15 @@ def _plain(settings: ModelSettings, overrides: Mapping[str, Any]) -> tuple[QRAGC
 
 def _check_same(settings: ModelSettings, config: QRAGConfig) -> None:
     """Raise if the recipe asks for what a trained pair does not have, and cannot unlearn."""
-    if settings.normalize and not config.normalize and settings.output_scale is None:
+    can_be_turned_on = not config.normalize and bool(settings.normalize)
+    if can_be_turned_on and settings.output_scale is None:
         raise RecipeError(
             f"model.normalize gives the embeddings of {settings.encoder} another length than it was trained with; set "
-            "model.output_scale too: its square is the highest Q-value there can be"
+            "model.output_scale too, so that Q-values keep their size"
         )
     for key in ("positions", "state_order", "normalize"):
         wanted, own = getattr(settings, key), getattr(config, key)
-        if key in settings.model_fields_set and wanted != own and (key, wanted) != ("normalize", True):
+        if key in settings.model_fields_set and wanted != own and not (key == "normalize" and can_be_turned_on):
             raise RecipeError(
                 f"model.{key} is {wanted!r}, but {settings.encoder} was trained with {own!r}; leave it out, or start "
                 "from a plain encoder"

@@ -1,0 +1,106 @@
+"""The hops of a search, one by one as they are picked."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from qrag_retriever.batching import off_the_loop
+from qrag_retriever.errors import StaleVersionError
+from qrag_retriever.selection import Selection
+from qrag_retriever.steps import Step
+
+
+class HopStream(Iterator[Step]):
+    """Iterates over the hops of one search, each as soon as it is picked; `selection` has the whole at the end.
+
+    A hop is done when it is asked for, in the caller's thread. A stream that is not read to its end needs no closing.
+    ``selection = yield from stream`` works too.
+
+    Example:
+        >>> hops = retriever.search_iter(question)  # doctest: +SKIP
+        >>> for step in hops:  # doctest: +SKIP
+        ...     print(step.q_value, step.text)
+        >>> hops.selection.stop_reason  # doctest: +SKIP
+    """
+
+    def __init__(self, hops: Generator[Step, None, Selection]) -> None:
+        """Read a generator that returns the selection."""
+        self._hops: Generator[Step, None, Selection] | None = hops
+        self._selection: Selection | None = None
+
+    def __iter__(self) -> HopStream:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> Step:
+        """Do the next hop.
+
+        Raises:
+            StaleVersionError: If chunks were changed meanwhile such that the hops so far no longer hold; search again.
+        """
+        hops = self._hops
+        if hops is None:
+            raise StopIteration(self._selection)
+        try:
+            return next(hops)
+        except StopIteration as end:
+            self._hops, self._selection = None, end.value
+            raise StopIteration(self._selection) from None
+
+    @property
+    def selection(self) -> Selection | None:
+        """What `search` would have returned, with the reason for stopping; None before the end of the stream."""
+        return self._selection
+
+    def close(self) -> None:
+        """Stop: no more hops come, and `selection` stays as it is. A hop that is under way in a thread is let be."""
+        self._hops = None
+
+
+class AsyncHopStream(AsyncIterator[Step]):
+    """Does as `HopStream`, with every hop off the event loop.
+
+    Example:
+        >>> async for step in retriever.asearch_iter(question):  # doctest: +SKIP
+        ...     print(step.q_value, step.text)
+    """
+
+    def __init__(self, hops: HopStream, executor: ThreadPoolExecutor | None = None) -> None:
+        """Read a stream in threads of an executor; None: the event loop's own."""
+        self._hops = hops
+        self._executor = executor
+
+    def __aiter__(self) -> AsyncHopStream:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> Step:
+        """Do the next hop; see `HopStream`."""
+        step = await off_the_loop(self._executor, self._next)
+        if step is None:
+            raise StopAsyncIteration
+        return step
+
+    def _next(self) -> Step | None:
+        return next(self._hops, None)
+
+    @property
+    def selection(self) -> Selection | None:
+        """What `search` would have returned, with the reason for stopping; None before the end of the stream."""
+        return self._hops.selection
+
+    async def aclose(self) -> None:
+        """Stop: no more hops come, and `selection` stays as it is."""
+        self._hops.close()
+
+
+def not_shown(steps: Sequence[Step], shown: list[Step], is_end: bool = False) -> Iterator[Step]:
+    """Yield what was not shown yet, provided that a search that started anew has found what was shown before."""
+    if any(a.id != b.id for a, b in zip(steps, shown, strict=False)) or (is_end and len(steps) < len(shown)):
+        raise StaleVersionError(
+            "chunks were changed while the hops of a search were read, and it would now pick others; search again"
+        )
+    for step in steps[len(shown) :]:
+        shown.append(step)
+        yield step
