@@ -3,9 +3,9 @@
 Fusion by RANK fits: reciprocal rank fusion (LangChain's EnsembleRetriever, LlamaIndex's mode "reciprocal_rerank") asks
 only what came before what. Fusion by SCORE does not ("relative_score", "dist_based_score", "simple"): it takes the
 scores of a list as one measure of relevance. A Q-value is the value of picking a chunk in the state of its own hop: the
-second hop asks something else than the first, and its values are mostly lower because less is left to find, not because
-the chunk matters less. "relative_score" turns the lowest Q-value, mostly the last hop's, into 0, and so ranks the very
-chunk that only that hop can find behind all others. Here BM25 finds who had the football, and only the second hop finds
+second hop asks something else than the first, and where its values are lower, less is left to find; the chunk does not
+matter less. "relative_score" turns the lowest Q-value of the list into 0, whichever hop's it is, and so ranks
+evidence no higher than chunks that are none. Here BM25 finds who had the football, and only the second hop finds
 where that was, in a story that lies scattered in a chapter of "Alice's Adventures in Wonderland".
 
 Run it with: python examples/fusion_with_bm25.py

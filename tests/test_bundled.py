@@ -101,5 +101,6 @@ def test_its_encoders_are_sentence_transformers_models(tmp_path: Path, model: QR
     assert [module["type"].rpartition(".")[0] for module in modules] == ["sentence_transformers.models"] * 2
     encoder = SentenceTransformer(str(tmp_path / "action_encoder"), device="cpu")
     config = QRAGConfig.read(BUNDLED)
-    expected = encoder.encode(["Mary went to the kitchen."]) * config.output_scale
+    assert config.normalize == "chunks"
+    expected = encoder.encode(["Mary went to the kitchen."], normalize_embeddings=True) * config.output_scale
     np.testing.assert_allclose(model.encode_chunks(["Mary went to the kitchen."]), expected, atol=1e-5)
