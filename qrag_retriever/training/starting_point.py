@@ -121,7 +121,9 @@ def _plain(settings: ModelSettings, overrides: Mapping[str, Any]) -> tuple[QRAGC
         raise RecipeError(
             f"model.blend is for a trained pair, and {settings.encoder!r} is a plain encoder; leave it out"
         )
-    trusted = {"trust_remote_code": True} if settings.trust_remote_code else {}
+    options = dict(overrides)
+    if settings.trust_remote_code:
+        options["trust_remote_code"] = True
     try:
         model = QRAGModel.from_encoder(
             settings.encoder,
@@ -130,8 +132,7 @@ def _plain(settings: ModelSettings, overrides: Mapping[str, Any]) -> tuple[QRAGC
             positions=settings.positions,
             state_order=settings.state_order,
             normalize=settings.normalize,
-            **overrides,
-            **trusted,
+            **options,
         )
     except (OSError, ValueError) as error:
         inside = Path(settings.encoder) / "model"
