@@ -55,6 +55,16 @@ def test_the_evidence_names_what_the_question_names() -> None:
         assert all(name in evidence for name in people.findall(sample.question)), sample
 
 
+def test_the_evidence_holds_the_answer() -> None:
+    samples = list(drawn(MadeRelations()))
+    yes_or_no = [sample for sample in samples if sample.answers in ((("yes",),), (("no",),))]
+    assert 5 < len(yes_or_no) < 40
+    for sample in samples:
+        evidence = " ".join(sample.chunks[index] for index in sample.supporting or ()).lower()
+        if sample not in yes_or_no:
+            assert all(name.lower() in evidence for (name,) in sample.answers or ()), sample
+
+
 def test_no_statement_contradicts_another() -> None:
     single = [s for s in drawn(MadeRelations()) if all(chunk.count(". ") == 0 for chunk in s.chunks)]
     assert len(single) > 50

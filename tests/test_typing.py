@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.trust.counts import FULL
+
 ROOT = Path(__file__).parents[1]
 USER_CODE = (ROOT / "tests" / "typing_user_code.py").read_text(encoding="utf-8")
 # Every line but the first two is an error.
@@ -42,6 +44,7 @@ def run(command: list[str], folder: Path, **variables: str) -> str:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False).stdout
 
 
+@pytest.mark.skipif(not FULL, reason="minutes of a checker that reads every dependency; QRAG_FULL=1 runs it")
 def test_mypy(folder: Path, request: pytest.FixtureRequest) -> None:
     pytest.importorskip("mypy")
     cache = request.config.cache

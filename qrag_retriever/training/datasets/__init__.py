@@ -92,10 +92,10 @@ def open_source(name: str, folder: str | Path, split: Split = "train", **options
         name: A key of `SOURCES`.
         folder: The data folder.
         split: "train", "validation" or "test"; "2wiki-open" has a test split only, "2wiki-made" and
-            "hotpotqa-made" a train split, "books-cloze" no test split.
+            "hotpotqa-made" a train split, "books-cloze" and "relations-made" no test split.
         options: What the class of the source takes besides: `BabiLong` (babilong-*), `Niah` (niah-*), `Squad`
             (ruler-qa-1), `RulerHotpot` (ruler-qa-2), `WikiQuestions` (hotpotqa, 2wiki), `MuSiQue`, `TwoWikiOpen`,
-            `TwoWikiMade`, `HotpotMade`, `BookCloze`.
+            `TwoWikiMade`, `HotpotMade`, `BookCloze`, `MadeRelations`.
 
     Raises:
         ValueError: If the name is not known, or an option has a value that it cannot have.

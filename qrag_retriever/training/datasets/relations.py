@@ -37,6 +37,14 @@ _DECOY_CHAINS = 2  # other ways through the same relations
 _VALIDATION_SHARE = 0.2  # of the parts of names
 
 
+_YES_OR_NO_SHARE = 0.75  # of comparisons
+_YES_OR_NO = (
+    "Do {0} and {1} have the same {2}?",
+    "Is the {2} of {0} the same as that of {1}?",
+    "Do {0} and {1} share their {2}?",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Fact:
     subject: str
@@ -70,6 +78,10 @@ class _World:
         self._taken |= taken
         self.facts.append(_Fact(subject, relation, told))
         return self.facts[-1]
+
+
+# A question, the facts that answer it, and the answers.
+_Asked = tuple[str, list[_Fact], tuple[tuple[str, ...], ...]]
 
 
 class MadeRelations:
@@ -113,11 +125,11 @@ class MadeRelations:
         """Make up a world and a question about it; see `SampleSource`."""
         world = _World(random, self._name_of)
         ask = _comparison if random.random() < _COMPARED_SHARE else _chain
-        question, evidence = ask(world)
+        question, evidence, answers = ask(world)
         _add_decoys(world, evidence, 2 * self.num_chunks)
         grouped = bool(random.random() < _GROUPED_SHARE)
         chunks, supporting = _as_chunks(world, evidence, self.num_chunks, grouped)
-        return Sample(f"{self.name}-{number}", question, chunks, supporting, mode="corpus")
+        return Sample(f"{self.name}-{number}", question, chunks, supporting, answers, mode="corpus")
 
     def _name_of(self, kind: str, random: np.random.Generator) -> str:
         if kind in WORDS:
@@ -147,7 +159,7 @@ def _related(kind: str, ends: bool) -> list[tuple[Relation, bool]]:
 _KINDS = {relation.subject for relation in RELATIONS}
 
 
-def _chain(world: _World) -> tuple[str, list[_Fact]]:
+def _chain(world: _World) -> _Asked:
     """Tell facts that lead from a name to an answer, and ask for it."""
     random = world.random
     lengths, shares = zip(*_HOPS, strict=True)
@@ -172,7 +184,7 @@ def _chain(world: _World) -> tuple[str, list[_Fact]]:
         kind, place = other_kind, other
     if not question or random.random() < 0.3:
         question = _asking(kind, phrase, random)
-    return question[0].upper() + question[1:], evidence
+    return question[0].upper() + question[1:], evidence, ((place,),)
 
 
 def _asking(kind: str, phrase: str, random: np.random.Generator) -> str:
@@ -185,7 +197,7 @@ def _asking(kind: str, phrase: str, random: np.random.Generator) -> str:
     return _any(ways, random).format(phrase)
 
 
-def _comparison(world: _World) -> tuple[str, list[_Fact]]:
+def _comparison(world: _World) -> _Asked:
     """Ask whether two entities share what each of them has."""
     random = world.random
     shared = [relation for relation in RELATIONS if relation.noun]
@@ -196,13 +208,12 @@ def _comparison(world: _World) -> tuple[str, list[_Fact]]:
     objects = [one, one if same else world.entity(relation.object)]
     facts = [world.tell(subject, relation, told) for subject, told in zip(subjects, objects, strict=True)]
     evidence = [fact for fact in facts if fact is not None]
-    ways = (
-        "Do {0} and {1} have the same {2}?",
-        "Is the {2} of {0} the same as that of {1}?",
-        "Do {0} and {1} share their {2}?",
-        "What is the {2} of {0}, and what is that of {1}?",
-    )
-    return _any(ways, random).format(*subjects, relation.noun), evidence
+    asked = f"What is the {relation.noun} of {subjects[0]}, and what is that of {subjects[1]}?"
+    answers: tuple[tuple[str, ...], ...] = tuple((name,) for name in objects)
+    if random.random() < _YES_OR_NO_SHARE:
+        asked = _any(_YES_OR_NO, random).format(*subjects, relation.noun)
+        answers = (("yes" if objects[0] == objects[1] else "no",),)
+    return asked, evidence, answers
 
 
 def _add_decoys(world: _World, evidence: Sequence[_Fact], num_facts: int) -> None:
