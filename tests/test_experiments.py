@@ -43,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_there_are_scripts() -> None:
-    assert {"babilong", "rl_gain", "answers_only", "overfit_one", "positions", "ablations"} <= set(SCRIPTS)
+    assert {"babilong", "blending", "rl_gain", "answers_only", "overfit_one", "positions", "ablations"} <= set(SCRIPTS)
 
 
 def test_the_noise_of_measurements_is_enough_for_their_longest_documents(experiments: None, tmp_path: Path) -> None:

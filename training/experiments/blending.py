@@ -1,0 +1,78 @@
+"""What do chunks of one length, and weights on their way back to the plain encoder, give without any training?
+
+Of a trained pair, several shares of the plain encoder's weights and each kind of normalisation are measured: on the
+town of examples/, which no recipe is trained on, and on validation of what `bundled-finish.toml` trains on.
+
+    python training/experiments/blending.py --data DATA --output runs/blending --model runs/bundled-prose/model
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from harness import RECIPES, Measured, options, save
+
+from qrag_retriever.training.data import JsonLines, Sample
+from qrag_retriever.training.datasets import open_source
+from qrag_retriever.training.evaluation import figures_of
+from qrag_retriever.training.networks import TrainedPair
+from qrag_retriever.training.recipe import BlendSettings, ModelSettings
+from qrag_retriever.training.starting_point import starting_point
+
+TOWN = RECIPES.parent / "examples" / "town.jsonl"
+# Source, options, picks, and the most questions.
+SOURCES = (
+    ("hotpotqa", {}, 2, 100),
+    ("2wiki", {}, 4, 100),
+    ("ruler-qa-1", {}, 1, 50),
+    ("babilong-qa1", {"num_chunks": 60}, 2, 100),
+    ("babilong-qa3", {"num_chunks": 60}, 6, 100),
+    ("relations-made", {}, 4, 100),
+)
+# So that Q-values of the pair that bundled-prose.toml ends with keep their size; None: the pair's own scale.
+SCALES = {"none": None, "all": 1.6, "chunks": 0.624}
+
+
+def episodes_of(data: Path, num_samples: int) -> dict[str, list[tuple[Sample, int]]]:
+    """Draw the questions, the same at every call."""
+    town = JsonLines(TOWN, mode="corpus")
+    drawn = {"town": [(town.sample(i, np.random.default_rng(0)), 4) for i in range(min(num_samples, len(town)))]}
+    for name, settings, picks, most in SOURCES:
+        source = open_source(name, data, "validation", **settings)
+        count = min(num_samples, most, len(source))
+        drawn[name] = [(source.sample(i, np.random.default_rng([7, i])), picks) for i in range(count)]
+    return drawn
+
+
+def pair_of(model: str, plain: str, share: float, normalize: str) -> TrainedPair:
+    """Change a trained pair as a recipe's ``[model]`` would."""
+    settings = ModelSettings(
+        encoder=model,
+        blend=BlendSettings(encoder=plain, share=share) if share else None,
+        normalize={"none": False, "all": True}.get(normalize, normalize),
+        output_scale=SCALES[normalize],
+    )
+    start = starting_point(settings, "cpu")
+    return TrainedPair(start.config, *start.encoders(), targets="none", compute_dtype=torch.float32)
+
+
+def main() -> None:
+    chosen = options(
+        __doc__, model="runs/bundled-prose/model", plain="all-MiniLM-L6-v2", shares="0,0.2,0.4",
+        normalize="none,all,chunks", num_samples=100,
+    )  # fmt: skip
+    drawn = episodes_of(chosen.data, chosen.num_samples)
+    rows = []
+    for share in map(float, chosen.shares.split(",")):
+        for normalize in chosen.normalize.split(","):
+            measured = Measured(pair_of(chosen.model, chosen.plain, share, normalize))
+            for name, episodes in drawn.items():
+                figures = figures_of(measured.picks(episodes)).to_dict()
+                rows.append({"share": share, "normalize": normalize, "source": name, **figures})
+    save(chosen.output, "blending", rows)
+
+
+if __name__ == "__main__":
+    main()
