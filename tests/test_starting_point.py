@@ -97,6 +97,21 @@ def test_a_trained_pair_is_blended_with_the_encoder_it_was(tmp_path: Path, tiny_
             torch.testing.assert_close(weights[0][name], 0.8 * weights[1][name] + 0.2 * weights[2][name])
 
 
+def test_a_trained_pair_is_blended_with_another_one(tmp_path: Path, tiny_encoder: Path) -> None:
+    """State encoder with state encoder, and action encoder with action encoder."""
+    for name, shifts in {"one": (0.25, 0.5), "other": (-1.0, 2.0)}.items():
+        plain = starting_point(ModelSettings(encoder=str(tiny_encoder)), "cpu")
+        with torch.no_grad():
+            for encoder, shift in zip((plain.state, plain.action), shifts, strict=True):
+                encoder[0].auto_model.encoder.layer[0].output.dense.bias.fill_(shift)
+        QRAGModel(plain.config, plain.encoders, device="cpu").save_pretrained(tmp_path / name)
+    blend = BlendSettings(encoder=str(tmp_path / "other"), share=0.4)
+    start = starting_point(ModelSettings(encoder=str(tmp_path / "one"), blend=blend), "cpu")
+    for encoder, wanted in ((start.state, 0.6 * 0.25 - 0.4 * 1.0), (start.action, 0.6 * 0.5 + 0.4 * 2.0)):
+        bias = encoder[0].auto_model.encoder.layer[0].output.dense.bias
+        torch.testing.assert_close(bias, torch.full_like(bias, wanted))
+
+
 def test_only_a_trained_pair_is_blended_and_with_its_own_kind(tmp_path: Path, tiny_encoder: Path) -> None:
     blend = BlendSettings(encoder=str(tiny_encoder), share=0.2)
     QRAGModel.from_encoder(tiny_encoder, num_layers=1, device="cpu").save_pretrained(tmp_path / "model")

@@ -34,14 +34,17 @@ class LoraSettings(Settings):
 
 
 class BlendSettings(Settings):
-    """Weights of a plain encoder that a trained pair is mixed with before training goes on.
+    """Weights that those of a trained pair are mixed with before training goes on.
 
     Fine-tuned weights, moved some way back to those that they come from, keep most of what they learned and regain
-    what they forgot (Wortsman et al., arXiv 2109.01903).
+    what they forgot (Wortsman et al., arXiv 2109.01903). The mean of two pairs that were trained from one encoder on
+    different data knows much of what either knows (Wortsman et al., arXiv 2203.05482).
     """
 
-    encoder: str = Field(description="The encoder that the pair was trained from.")
-    share: float = Field(gt=0, lt=1, description="Of the plain encoder's weights in the mean of both.")
+    encoder: str = Field(
+        description="The encoder that the pair was trained from, or another pair's folder that was trained from it."
+    )
+    share: float = Field(gt=0, lt=1, description="Of the other weights in the mean of both.")
 
 
 class ModelSettings(Settings):

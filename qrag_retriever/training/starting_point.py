@@ -109,10 +109,19 @@ def _trained(
         if settings.num_layers is not None:
             keep_layers(encoder, settings.num_layers)
     if settings.blend is not None:
-        _, plain = _plain(settings.model_copy(update={"encoder": settings.blend.encoder, "blend": None}), {})
-        for encoder in (state, action):
-            _blend(encoder, plain, settings.blend)
+        others = _blended_with(settings, settings.blend.encoder)
+        for encoder, other in zip((state, action), others, strict=True):
+            _blend(encoder, other, settings.blend)
     return config, state, action
+
+
+def _blended_with(settings: ModelSettings, encoder: str) -> tuple[SentenceTransformer, SentenceTransformer]:
+    """Load the encoders whose weights are mixed in: a plain one twice, or both of a trained pair."""
+    if (Path(encoder) / CONFIG_NAME).is_file():
+        other = QRAGModel.from_pretrained(encoder, device="cpu")
+        return other.state_encoder.model, other.action_encoder.model
+    _, plain = _plain(settings.model_copy(update={"encoder": encoder, "blend": None}), {})
+    return plain, plain
 
 
 def _plain(settings: ModelSettings, overrides: Mapping[str, Any]) -> tuple[QRAGConfig, SentenceTransformer]:
@@ -158,17 +167,17 @@ def _check_same(settings: ModelSettings, config: QRAGConfig) -> None:
             )
 
 
-def _blend(encoder: SentenceTransformer, plain: SentenceTransformer, blend: BlendSettings) -> None:
-    """Move the weights of a trained encoder some way towards those of a plain one, in place."""
-    own, other = (_transformer(one).state_dict() for one in (encoder, plain))
-    if {name: tensor.shape for name, tensor in own.items()} != {name: tensor.shape for name, tensor in other.items()}:
+def _blend(encoder: SentenceTransformer, other: SentenceTransformer, blend: BlendSettings) -> None:
+    """Move the weights of a trained encoder some way towards those of another one, in place."""
+    own, mixed_in = (_transformer(one).state_dict() for one in (encoder, other))
+    if {name: one.shape for name, one in own.items()} != {name: one.shape for name, one in mixed_in.items()}:
         raise RecipeError(
             f"model.blend.encoder {blend.encoder!r} has other weights than the pair; name the encoder that it was "
-            "trained from, and model.num_layers if it keeps fewer of its layers"
+            "trained from, and model.num_layers if it keeps fewer of its layers, or another pair trained from that"
         )
     for name, tensor in own.items():
         if tensor.is_floating_point():
-            tensor.lerp_(other[name].to(tensor), blend.share)
+            tensor.lerp_(mixed_in[name].to(tensor), blend.share)
 
 
 def _add_lora(encoder: SentenceTransformer, settings: LoraSettings) -> None:
