@@ -101,10 +101,11 @@ def test_a_trained_pair_is_blended_with_another_one(tmp_path: Path, tiny_encoder
     """State encoder with state encoder, and action encoder with action encoder."""
     for name, shifts in {"one": (0.25, 0.5), "other": (-1.0, 2.0)}.items():
         plain = starting_point(ModelSettings(encoder=str(tiny_encoder)), "cpu")
+        pair = (plain.state, plain.action)
         with torch.no_grad():
-            for encoder, shift in zip((plain.state, plain.action), shifts, strict=True):
+            for encoder, shift in zip(pair, shifts, strict=True):
                 encoder[0].auto_model.encoder.layer[0].output.dense.bias.fill_(shift)
-        QRAGModel(plain.config, plain.encoders, device="cpu").save_pretrained(tmp_path / name)
+        QRAGModel(plain.config, lambda pair=pair: pair, device="cpu").save_pretrained(tmp_path / name)
     blend = BlendSettings(encoder=str(tmp_path / "other"), share=0.4)
     start = starting_point(ModelSettings(encoder=str(tmp_path / "one"), blend=blend), "cpu")
     for encoder, wanted in ((start.state, 0.6 * 0.25 - 0.4 * 1.0), (start.action, 0.6 * 0.5 + 0.4 * 2.0)):
