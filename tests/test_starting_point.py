@@ -106,11 +106,22 @@ def test_a_trained_pair_is_blended_with_another_one(tmp_path: Path, tiny_encoder
             for encoder, shift in zip(pair, shifts, strict=True):
                 encoder[0].auto_model.encoder.layer[0].output.dense.bias.fill_(shift)
         QRAGModel(plain.config, lambda pair=pair: pair, device="cpu").save_pretrained(tmp_path / name)
-    blend = BlendSettings(encoder=str(tmp_path / "other"), share=0.4)
-    start = starting_point(ModelSettings(encoder=str(tmp_path / "one"), blend=blend), "cpu")
-    for encoder, wanted in ((start.state, 0.6 * 0.25 - 0.4 * 1.0), (start.action, 0.6 * 0.5 + 0.4 * 2.0)):
-        bias = encoder[0].auto_model.encoder.layer[0].output.dense.bias
-        torch.testing.assert_close(bias, torch.full_like(bias, wanted))
+    base = starting_point(ModelSettings(encoder=str(tiny_encoder)), "cpu").state[0].auto_model
+    plain = base.encoder.layer[0].output.dense.bias[0].item()
+    for settings, shares in (
+        ({"share": 0.4}, (0.6, 0.4, 0.0)),
+        ({"share": 0.5, "own_share": 0.7, "base": str(tiny_encoder)}, (0.7, 0.5, -0.2)),
+    ):
+        blend = BlendSettings(encoder=str(tmp_path / "other"), **settings)
+        start = starting_point(ModelSettings(encoder=str(tmp_path / "one"), blend=blend), "cpu")
+        for encoder, weights in ((start.state, (0.25, -1.0, plain)), (start.action, (0.5, 2.0, plain))):
+            bias = encoder[0].auto_model.encoder.layer[0].output.dense.bias
+            torch.testing.assert_close(bias, torch.full_like(bias, float(np.dot(shares, weights))))
+
+
+def test_a_blend_whose_shares_need_a_base_names_it() -> None:
+    with pytest.raises(ValueError, match="own_share and base belong together: give both or none"):
+        BlendSettings(encoder="other", share=0.5, own_share=0.7)
 
 
 def test_only_a_trained_pair_is_blended_and_with_its_own_kind(tmp_path: Path, tiny_encoder: Path) -> None:

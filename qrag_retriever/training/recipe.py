@@ -6,9 +6,9 @@ import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qrag_retriever.config import Mode, Normalize, Positions
 from qrag_retriever.errors import RecipeError
@@ -37,14 +37,28 @@ class BlendSettings(Settings):
     """Weights that those of a trained pair are mixed with before training goes on.
 
     Fine-tuned weights, moved some way back to those that they come from, keep most of what they learned and regain
-    what they forgot (Wortsman et al., arXiv 2109.01903). The mean of two pairs that were trained from one encoder on
-    different data knows much of what either knows (Wortsman et al., arXiv 2203.05482).
+    what they forgot (Wortsman et al., arXiv 2109.01903). Two pairs that were trained from one encoder on different
+    data can be added up: their differences from it, each with a factor (Ilharco et al., arXiv 2212.04089).
     """
 
     encoder: str = Field(
         description="The encoder that the pair was trained from, or another pair's folder that was trained from it."
     )
-    share: float = Field(gt=0, lt=1, description="Of the other weights in the mean of both.")
+    share: float = Field(gt=0, lt=1, description="Of the other weights in the sum.")
+    own_share: float | None = Field(
+        default=None, gt=0, le=1, description="Of the pair's own weights in the sum; None: the rest to 1."
+    )
+    base: str | None = Field(
+        default=None,
+        description="The encoder that both pairs were trained from, if the shares do not add up to 1: its weights "
+        "count for the rest, which is below 0 where the shares add up to more.",
+    )
+
+    @model_validator(mode="after")
+    def _check_rest(self) -> Self:
+        if (self.own_share is None) != (self.base is None):
+            raise ValueError("own_share and base belong together: give both or none")
+        return self
 
 
 class ModelSettings(Settings):

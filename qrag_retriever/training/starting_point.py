@@ -109,19 +109,45 @@ def _trained(
         if settings.num_layers is not None:
             keep_layers(encoder, settings.num_layers)
     if settings.blend is not None:
-        others = _blended_with(settings, settings.blend.encoder)
-        for encoder, other in zip((state, action), others, strict=True):
-            _blend(encoder, other, settings.blend)
+        _blend_pair((state, action), settings, settings.blend)
     return config, state, action
 
 
-def _blended_with(settings: ModelSettings, encoder: str) -> tuple[SentenceTransformer, SentenceTransformer]:
-    """Load the encoders whose weights are mixed in: a plain one twice, or both of a trained pair."""
+def _blend_pair(
+    pair: tuple[SentenceTransformer, SentenceTransformer], settings: ModelSettings, blend: BlendSettings
+) -> None:
+    """Change the weights of a trained pair as the recipe says, in place."""
+    rest = 0.0 if blend.own_share is None else 1 - blend.own_share - blend.share
+    parts = [(blend.encoder, blend.share)] + ([(blend.base, rest)] if blend.base is not None else [])
+    loaded = [(name, _pair_or_plain(settings, name), share) for name, share in parts]
+    for encoder, number in zip(pair, (0, 1), strict=True):
+        own = _transformer(encoder).state_dict()
+        weights = [(_same_weights(own, others[number], name), share) for name, others, share in loaded]
+        for key, tensor in own.items():
+            if tensor.is_floating_point():
+                tensor.mul_(1 - blend.share - rest)
+                for other, share in weights:
+                    tensor.add_(other[key].to(tensor), alpha=share)
+
+
+def _pair_or_plain(settings: ModelSettings, encoder: str) -> tuple[SentenceTransformer, SentenceTransformer]:
+    """Load encoders whose weights are mixed in: both of a trained pair, or a plain one twice."""
     if (Path(encoder) / CONFIG_NAME).is_file():
         other = QRAGModel.from_pretrained(encoder, device="cpu")
         return other.state_encoder.model, other.action_encoder.model
     _, plain = _plain(settings.model_copy(update={"encoder": encoder, "blend": None}), {})
     return plain, plain
+
+
+def _same_weights(own: Mapping[str, torch.Tensor], other: SentenceTransformer, name: str) -> dict[str, torch.Tensor]:
+    """Return the weights of an encoder that has the same ones as a pair's."""
+    weights: dict[str, torch.Tensor] = _transformer(other).state_dict()
+    if {key: one.shape for key, one in own.items()} != {key: one.shape for key, one in weights.items()}:
+        raise RecipeError(
+            f"model.blend: {name!r} has other weights than the pair; name the encoder that it was trained from, and "
+            "model.num_layers if it keeps fewer of its layers, or another pair trained from that"
+        )
+    return weights
 
 
 def _plain(settings: ModelSettings, overrides: Mapping[str, Any]) -> tuple[QRAGConfig, SentenceTransformer]:
@@ -165,19 +191,6 @@ def _check_same(settings: ModelSettings, config: QRAGConfig) -> None:
                 f"model.{key} is {wanted!r}, but {settings.encoder} was trained with {own!r}; leave it out, or start "
                 "from a plain encoder"
             )
-
-
-def _blend(encoder: SentenceTransformer, other: SentenceTransformer, blend: BlendSettings) -> None:
-    """Move the weights of a trained encoder some way towards those of another one, in place."""
-    own, mixed_in = (_transformer(one).state_dict() for one in (encoder, other))
-    if {name: one.shape for name, one in own.items()} != {name: one.shape for name, one in mixed_in.items()}:
-        raise RecipeError(
-            f"model.blend.encoder {blend.encoder!r} has other weights than the pair; name the encoder that it was "
-            "trained from, and model.num_layers if it keeps fewer of its layers, or another pair trained from that"
-        )
-    for name, tensor in own.items():
-        if tensor.is_floating_point():
-            tensor.lerp_(mixed_in[name].to(tensor), blend.share)
 
 
 def _add_lora(encoder: SentenceTransformer, settings: LoraSettings) -> None:
