@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from qrag_retriever.benchmarks import training as benchmark
-from qrag_retriever.training.recipe import parse_recipe
+from qrag_retriever.training.recipe import BlendSettings, parse_recipe
 from tests.test_datasets import put, put_books
 
 EXPERIMENTS = Path(__file__).parents[1] / "training" / "experiments"
@@ -64,6 +64,15 @@ def test_a_script_says_what_it_does(
         module.main()
     assert left.value.code == 0
     assert str(module.__doc__).splitlines()[0] in capsys.readouterr().out
+
+
+def test_shares_of_a_blend_are_read(experiments: None) -> None:
+    blend_of = importlib.import_module("blending").blend_of
+    assert blend_of("0", "wiki", "minilm") is None
+    assert blend_of("0.2", "wiki", "minilm") == BlendSettings(encoder="wiki", share=0.2)
+    assert blend_of("0.7+0.5", "wiki", "minilm") == BlendSettings(
+        encoder="wiki", share=0.5, own_share=0.7, base="minilm"
+    )
 
 
 def test_the_reader_of_babi_answers_from_the_last_move_that_it_sees(experiments: None) -> None:

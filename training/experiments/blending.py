@@ -1,9 +1,13 @@
-"""What do chunks of one length, and weights on their way back to the plain encoder, give without any training?
+r"""What do chunks of one length give without any training, and weights mixed with the plain encoder's or another pair's?
 
-Of a trained pair, several shares of the plain encoder's weights and each kind of normalisation are measured: on the
-town of examples/, which no recipe is trained on, and on validation of what `bundled-finish.toml` trains on.
+Of a trained pair, several shares of other weights and each kind of normalisation are measured: on the town of
+examples/, which no recipe is trained on, and on validation of what the pair in the package is trained on.
 
     python training/experiments/blending.py --data DATA --output runs/blending --model runs/bundled-prose/model
+    python training/experiments/blending.py --data DATA --output runs/added-up --model runs/bundled-finish/model \
+        --other runs/bundled-wiki/model --shares 0,0.5,0.7+0.5,0.8+0.35,0.8+0.6 --normalize own
+
+A share is that of the other weights, or "own+other", for which the encoder that both come from makes up the rest.
 """
 
 from __future__ import annotations
@@ -28,11 +32,12 @@ SOURCES = (
     ("2wiki", {}, 4, 100),
     ("ruler-qa-1", {}, 1, 50),
     ("babilong-qa1", {"num_chunks": 60}, 2, 100),
+    ("babilong-qa2", {"num_chunks": 60}, 4, 100),
     ("babilong-qa3", {"num_chunks": 60}, 6, 100),
     ("relations-made", {}, 4, 100),
 )
 # So that Q-values of the pair that bundled-prose.toml ends with keep their size; None: the pair's own scale.
-SCALES = {"none": None, "all": 1.6, "chunks": 0.624}
+SCALES = {"own": None, "all": 1.6, "chunks": 0.624}
 
 
 def episodes_of(data: Path, num_samples: int) -> dict[str, list[tuple[Sample, int]]]:
@@ -46,12 +51,21 @@ def episodes_of(data: Path, num_samples: int) -> dict[str, list[tuple[Sample, in
     return drawn
 
 
-def pair_of(model: str, plain: str, share: float, normalize: str) -> TrainedPair:
+def blend_of(share: str, other: str, plain: str) -> BlendSettings | None:
+    """Read a share of the command line."""
+    if share == "0":
+        return None
+    own, plus, mixed_in = share.rpartition("+")
+    sums = {"own_share": float(own), "base": plain} if plus else {}
+    return BlendSettings(encoder=other, share=float(mixed_in), **sums)
+
+
+def pair_of(model: str, blend: BlendSettings | None, normalize: str) -> TrainedPair:
     """Change a trained pair as a recipe's ``[model]`` would."""
     settings = ModelSettings(
         encoder=model,
-        blend=BlendSettings(encoder=plain, share=share) if share else None,
-        normalize={"none": False, "all": True}.get(normalize, normalize),
+        blend=blend,
+        normalize={"own": False, "all": True}.get(normalize, normalize),
         output_scale=SCALES[normalize],
     )
     start = starting_point(settings, "cpu")
@@ -59,15 +73,17 @@ def pair_of(model: str, plain: str, share: float, normalize: str) -> TrainedPair
 
 
 def main() -> None:
+    plain = "all-MiniLM-L6-v2"
     chosen = options(
-        __doc__, model="runs/bundled-prose/model", plain="all-MiniLM-L6-v2", shares="0,0.2,0.4",
-        normalize="none,all,chunks", num_samples=100,
+        __doc__, model="runs/bundled-prose/model", other=plain, plain=plain, shares="0,0.2,0.4",
+        normalize="own,all,chunks", num_samples=100,
     )  # fmt: skip
     drawn = episodes_of(chosen.data, chosen.num_samples)
     rows = []
-    for share in map(float, chosen.shares.split(",")):
+    for share in chosen.shares.split(","):
+        blend = blend_of(share, chosen.other, chosen.plain)
         for normalize in chosen.normalize.split(","):
-            measured = Measured(pair_of(chosen.model, chosen.plain, share, normalize))
+            measured = Measured(pair_of(chosen.model, blend, normalize))
             for name, episodes in drawn.items():
                 figures = figures_of(measured.picks(episodes)).to_dict()
                 rows.append({"share": share, "normalize": normalize, "source": name, **figures})
