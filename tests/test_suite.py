@@ -359,6 +359,19 @@ def test_a_run_measures_all_methods_on_the_same_questions(
     )
 
 
+def test_an_encoder_warns_of_long_chunks_once_a_run(
+    data: Path, tmp_path: Path, tiny_encoder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_pair(tiny_encoder, {"min_q": {"document": 0.0}, "max_chunk_tokens": 5})
+    public_model(model).save_pretrained(tmp_path / "short")
+    options = ["--data", str(data), "--model", str(tmp_path / "short"), "--device", "cpu", "--samples", "4"]
+    for _ in range(2):  # runs, each with four questions
+        caplog.clear()
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert main(["hotpotqa", *options, "--baseline", "none"]) == 0
+        assert sum("longer than 5 tokens" in record.getMessage() for record in caplog.records) == 1
+
+
 def test_mistakes_are_the_questions_whose_evidence_was_not_found(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "mistakes.jsonl"
     written = ["--json", str(tmp_path / "figures.json"), "--mistakes", str(path)]

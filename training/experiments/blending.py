@@ -1,4 +1,4 @@
-r"""What do chunks of one length give without any training, and weights mixed with the plain encoder's or another pair's?
+r"""What do chunks of one length and weights mixed with those of another encoder or pair give, without any training?
 
 Of a trained pair, several shares of other weights and each kind of normalisation are measured: on the town of
 examples/, which no recipe is trained on, and on validation of what the pair in the package is trained on.

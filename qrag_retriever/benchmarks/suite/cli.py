@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from qrag_retriever.benchmarks.suite.report import (
     versions,
 )
 from qrag_retriever.devices import peak_memory_mb
+from qrag_retriever.encoders import ActionEncoder
 from qrag_retriever.errors import DataError, ModelFolderError, RewardError
 from qrag_retriever.model import QRAGModel
 from qrag_retriever.training.rewards.asking import make_llm
@@ -51,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     differences: list[Row] = []
     code = 0
     try:
-        run(options, rows, differences)
+        with _each_warning_once():
+            run(options, rows, differences)
     except (DataError, ModelFolderError, RewardError, OSError, ImportError, TypeError, ValueError) as error:
         sys.stderr.write(f"qrag-bench: {error}\n")
         code = 1
@@ -173,6 +177,27 @@ def measure(
         for score in ("fact_recall", "exact")
     ]
     return rows, compared
+
+
+@contextlib.contextmanager
+def _each_warning_once() -> Iterator[None]:
+    """Let an encoder say once that chunks are longer than it reads, not for every question."""
+    shown: set[object] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        # Its last argument is the encoder's limit; the others are counts of one question's chunks.
+        key = (record.msg, record.args[-1] if isinstance(record.args, tuple) and record.args else None)
+        if key in shown:
+            return False
+        shown.add(key)
+        return True
+
+    logger = logging.getLogger(ActionEncoder.__module__)
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
 
 
 def _wanted(options: argparse.Namespace) -> list[tuple[str, str]]:
