@@ -6,7 +6,7 @@ import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -55,7 +55,7 @@ class BlendSettings(Settings):
     )
 
     @model_validator(mode="after")
-    def _check_rest(self) -> Self:
+    def _check_rest(self) -> BlendSettings:
         if (self.own_share is None) != (self.base is None):
             raise ValueError("own_share and base belong together: give both or none")
         return self
