@@ -106,7 +106,7 @@ def without_bars() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """A connection string of a real PostgreSQL with pgvector, for this session."""
+    """A connection string of a real PostgreSQL with pgvector, made once for all tests."""
     pgserver = pytest.importorskip("pgserver", reason="pgserver has no wheel for this platform")
     # A short path: it holds a socket.
     with tempfile.TemporaryDirectory() as folder:
