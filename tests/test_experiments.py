@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qrag_retriever import QRAGModel
 from qrag_retriever.benchmarks import training as benchmark
 from qrag_retriever.training.recipe import BlendSettings, parse_recipe
 from tests.test_datasets import put, put_books
@@ -73,6 +74,14 @@ def test_shares_of_a_blend_are_read(experiments: None) -> None:
     assert blend_of("0.7+0.5", "wiki", "minilm") == BlendSettings(
         encoder="wiki", share=0.5, own_share=0.7, base="minilm"
     )
+
+
+def test_a_pair_with_a_normalisation_of_its_own_keeps_it(experiments: None, tmp_path: Path, tiny_encoder: Path) -> None:
+    model = QRAGModel.from_encoder(tiny_encoder, positions="relative", normalize="chunks", device="cpu")
+    model.save_pretrained(tmp_path / "pair")
+    blending = importlib.import_module("blending")
+    blend = blending.blend_of("0.7+0.5", str(tmp_path / "pair"), str(tiny_encoder))
+    assert blending.pair_of(str(tmp_path / "pair"), blend, "own").config.normalize == "chunks"
 
 
 def test_the_reader_of_babi_answers_from_the_last_move_that_it_sees(experiments: None) -> None:

@@ -62,12 +62,9 @@ def blend_of(share: str, other: str, plain: str) -> BlendSettings | None:
 
 def pair_of(model: str, blend: BlendSettings | None, normalize: str) -> TrainedPair:
     """Change a trained pair as a recipe's ``[model]`` would."""
-    settings = ModelSettings(
-        encoder=model,
-        blend=blend,
-        normalize={"own": False, "all": True}.get(normalize, normalize),
-        output_scale=SCALES[normalize],
-    )
+    # Left out, it is the pair's own.
+    chosen = {} if normalize == "own" else {"normalize": True if normalize == "all" else normalize}
+    settings = ModelSettings(encoder=model, blend=blend, output_scale=SCALES[normalize], **chosen)
     start = starting_point(settings, "cpu")
     return TrainedPair(start.config, *start.encoders(), targets="none", compute_dtype=torch.float32)
 
