@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 # Python reads and writes no longer numbers than of 4,300 digits.
 _MOST_BITS = 14_000
@@ -20,6 +21,24 @@ def check_at_least_one(**numbers: Any) -> None:
             raise TypeError(f"{name} must be an integer, got {number!r}")
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
+
+
+def size_in_bytes(size: int | str, name: str) -> int:
+    """Read a size of memory: bytes, or a number with a unit ("2GB", "512 MiB").
+
+    Raises:
+        TypeError: If it is neither an integer nor a string.
+        ValueError: If it is no size, or below 1 byte.
+    """
+    if not isinstance(size, (int, np.integer, str)) or isinstance(size, bool):
+        raise TypeError(f'{name} must be a number of bytes or a string like "2GB", got {size!r}')
+    try:
+        found = int(TypeAdapter(ByteSize).validate_python(size if isinstance(size, str) else int(size)))
+    except ValidationError:
+        found = 0
+    if found < 1:
+        raise ValueError(f'{name} must be a positive number of bytes or a string like "2GB", got {size!r}')
+    return found
 
 
 def check_list(values: Any, what: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from qrag_retriever.backends.kinds import Backend
 from qrag_retriever.backing import FolderBacking, MemoryBacking, StoredBacking
 from qrag_retriever.batching import Batcher
-from qrag_retriever.checks import check_at_least_one, check_list
+from qrag_retriever.checks import check_at_least_one, check_list, size_in_bytes
 from qrag_retriever.config import Mode, QRAGConfig
 from qrag_retriever.devices import Dtype
 from qrag_retriever.engines.base import Engine
@@ -24,6 +24,7 @@ from qrag_retriever.layout import Layout
 from qrag_retriever.model import QRAGModel
 from qrag_retriever.records import Record, check_records, records_from_texts
 from qrag_retriever.scan import ScanKind
+from qrag_retriever.scan.factory import check_memory_limit
 from qrag_retriever.scan.growing import GrowingArray
 from qrag_retriever.sources import MemorySource
 from qrag_retriever.storage import IndexFolder
@@ -56,8 +57,9 @@ class ChunkIndex:
             model: What encodes states; None if only embeddings will be asked for.
             mode: "document" or "corpus".
             device: Torch device of the scan; None or "cpu" for the processor.
-            scan: "float32", "int8" (a quarter of the memory traffic, the same results, needs the ``fast`` extra) or
-                "auto".
+            scan: "float32", "int8" (a quarter of the memory traffic, the same results, needs the ``fast`` extra),
+                "mapped" (the same results, slower, holds no vectors but those of the folder) or "auto" (one of the
+                first two).
         """
         vectors = _checked_embeddings(embeddings, len(records))
         check_records(records)
@@ -194,6 +196,7 @@ class ChunkIndex:
         dtype: Dtype | None = None,
         reindex: bool = False,
         scan: ScanKind = "auto",
+        memory_limit: int | str | None = None,
     ) -> ChunkIndex:
         """Open an index folder; additions and deletions go to it at once.
 
@@ -205,9 +208,12 @@ class ChunkIndex:
             reindex: Embed all chunks anew if ``model`` (or what is now where the index's model came from) is another
                 one than built the index.
             scan: See the class.
+            memory_limit: What ids, order and scan may take, in bytes or as "2GB", beside the model and libraries; the
+                quickest scan that fits is taken. Texts and exact vectors stay in the folder anyway.
 
         Raises:
             IndexFolderError: If the folder is not an index or is damaged.
+            ValueError: If the memory limit is no size, is too little for the ids, or ``scan`` is chosen as well.
             ModelMismatchError: If ``model`` is another one, and ``reindex`` is off.
         """
         backing, layout, source = FolderBacking.open(IndexFolder(Path(path)))
@@ -216,7 +222,10 @@ class ChunkIndex:
             held = IndexModel(stored=settings.model, device=device, dtype=dtype)
         except IndexFolderError as error:
             raise IndexFolderError(f"{path} was {error}") from error
-        geometry = make_geometry(settings.dim, settings.mode, held.config, scan, device)
+        limit = None if memory_limit is None else size_in_bytes(memory_limit, "memory_limit")
+        if limit is not None:
+            check_memory_limit(scan, len(layout), limit)
+        geometry = make_geometry(settings.dim, settings.mode, held.config, scan, device, limit)
         index = cls.__new__(cls)
         index._set_up(backing, IndexView(geometry, layout, source), held)
         if model is None and not reindex:
@@ -225,7 +234,7 @@ class ChunkIndex:
         given = resolve_model(model, device, dtype)
         if reindex and not held.is_built_by(given):
             index._embed_anew(given)
-            return cls.load(path, given, device, dtype, scan=scan)
+            return cls.load(path, given, device, dtype, scan=scan, memory_limit=memory_limit)
         held.use(given, settings.dim)
         return index
 

@@ -229,6 +229,7 @@ class _Settings(BaseModel):
         dtype: Dtype | None = None,
         reindex: bool = False,
         scan: ScanKind = "auto",
+        memory_limit: int | str | None = None,
         **settings: Any,
     ) -> QRAGRetriever:
         """Open an index folder with the settings that were saved; see `ChunkIndex.load`.
@@ -240,9 +241,10 @@ class _Settings(BaseModel):
             dtype: As in `ChunkIndex.load`.
             reindex: As in `ChunkIndex.load`.
             scan: As in `ChunkIndex.load`.
+            memory_limit: As in `ChunkIndex.load`.
             **settings: Fields of the retriever that replace the saved ones.
         """
-        index = ChunkIndex.load(path, model, device, dtype, reindex, scan)
+        index = ChunkIndex.load(path, model, device, dtype, reindex, scan, memory_limit)
         if "similarity_top_k" in settings:
             if "k" in settings:
                 raise ValueError("k and similarity_top_k are two names of one setting; give one of them")

@@ -19,6 +19,7 @@ from qrag_retriever.records import Record
 from qrag_retriever.rotary import check_dim, rotate_backward, rotate_forward
 from qrag_retriever.scan import ScanKind, StateQuery, StepScan, make_scan
 from qrag_retriever.scan.base import ExactRows
+from qrag_retriever.scan.blocks import RowBlocks
 from qrag_retriever.scan.factory import choose_kind
 from qrag_retriever.scan.floats import FloatScan
 
@@ -61,7 +62,8 @@ class Geometry:
         mode: "document" or "corpus".
         positions: The model's kind of positions; corpus mode places all chunks at 0.
         stride: Of relative positions.
-        scan: Kind of scan.
+        scan: Kind of scan that is asked for.
+        memory_limit: Bytes that ids, order and scan may take, with ``scan`` "auto"; None: no limit.
         device: Torch device of the scan; None or "cpu" for the processor.
     """
 
@@ -71,15 +73,25 @@ class Geometry:
     stride: int
     scan: ScanKind
     device: str | None
+    memory_limit: int | None = None
 
     @property
     def placed(self) -> Positions:
         """The positions in force: none in corpus mode."""
         return self.positions if self.mode == "document" else "none"
 
+    def scan_kind(self, num_chunks: int) -> ScanKind:
+        """Choose the scan of so many chunks; see `choose_kind`."""
+        return choose_kind(self.scan, num_chunks, self.dim, self.memory_limit)
+
 
 def make_geometry(
-    dim: int, mode: str, config: QRAGConfig | None, scan: ScanKind = "auto", device: str | None = None
+    dim: int,
+    mode: str,
+    config: QRAGConfig | None,
+    scan: ScanKind = "auto",
+    device: str | None = None,
+    memory_limit: int | None = None,
 ) -> Geometry:
     """Put together and check how chunks are placed and scanned.
 
@@ -95,7 +107,7 @@ def make_geometry(
     # Without a model nothing says otherwise, so document mode means what the method means by it.
     positions = "relative" if config is None else config.positions
     stride = DEFAULT_STRIDE if config is None else config.stride
-    return Geometry(dim, mode, positions, stride, scan, device)  # type: ignore[arg-type]  # checked above
+    return Geometry(dim, mode, positions, stride, scan, device, memory_limit)  # type: ignore[arg-type]  # checked above
 
 
 class IndexView:
@@ -159,6 +171,8 @@ class IndexView:
             return
         if isinstance(scan, FloatScan) and successor.source.in_memory:
             return  # it only wraps the matrix that the next version has anyway
+        if self.geometry.memory_limit and self.geometry.scan_kind(len(origin)) != self.geometry.scan_kind(len(self)):
+            return  # it would outgrow the limit
         if len(vectors):
             scan = scan.appended(vectors, successor._exact_rows())
         if len(origin) < scan.num_chunks or not np.array_equal(origin, np.arange(len(origin))):
@@ -286,22 +300,20 @@ class IndexView:
             cache[key] = value
 
     def _matrix_scan(self) -> StepScan:
-        kind = choose_kind(self.geometry.scan, len(self))
+        # Parts come and go beside the whole; where memory is limited they hold no vectors of their own.
+        limited_part = self._chunk_ids is not None and self.geometry.memory_limit is not None
+        kind = "mapped" if limited_part else self.geometry.scan_kind(len(self))
         return make_scan(self._placed_matrix(), self._exact_rows(), kind, self.geometry.device)
 
-    def _placed_matrix(self) -> np.ndarray:
-        matrix = self.source.matrix()
-        if self._chunk_ids is not None:
-            first, stop = (int(self._chunk_ids[0]), int(self._chunk_ids[-1]) + 1) if len(self._chunk_ids) else (0, 0)
-            contiguous = stop - first == len(self._chunk_ids)
-            matrix = matrix[first:stop] if contiguous else self.source.vectors(self._chunk_ids)
-        if self.geometry.placed != "absolute":
-            return matrix
-        placed = np.empty(matrix.shape, np.float32)
-        for first in range(0, len(matrix), _ROWS_AT_ONCE):
-            part = np.asarray(matrix[first : first + _ROWS_AT_ONCE], np.float32)
-            placed[first : first + len(part)] = rotate_forward(part, np.arange(first, first + len(part)))
-        return placed
+    def _placed_matrix(self) -> np.ndarray | RowBlocks:
+        """Return the vectors at their absolute positions, if there are such: what is in memory as it is, or blocks."""
+        first, stop = 0, len(self)
+        if self._chunk_ids is not None and stop:
+            first, stop = int(self._chunk_ids[0]), int(self._chunk_ids[-1]) + 1
+        contiguous = stop - first == len(self)
+        if self.source.in_memory and contiguous and self.geometry.placed != "absolute":
+            return self.source.matrix()[first:stop]
+        return RowBlocks(self._exact_rows(), (len(self), self.geometry.dim))
 
     def _exact_rows(self) -> ExactRows:
         """Return what reads exact rows back; the scan keeps it, so it must not keep the view, and its files, alive."""

@@ -122,6 +122,14 @@ def test_a_signal_to_one_process_stops_both_and_resuming_equals_not_stopping(bot
     assert outcomes[0] == outcomes[1]
 
 
+@pytest.mark.parametrize("run", ["uninterrupted", "interrupted"])
+def test_processor_seconds_are_those_of_both(both: Path, run: str) -> None:
+    spent = sum(float(path.read_text()) for path in of_both(both, run, "spent"))
+    reported = json.loads((both / run / "report.json").read_text())["processor_seconds"]
+    # The report is written a little before the processes note theirs.
+    assert 0.8 * spent < reported <= spent
+
+
 def test_another_number_of_processes_is_refused(both: Path, tiny_encoder: Path) -> None:
     changes = {"run.output": str(both / "interrupted"), "run.checkpoint_minutes": 60.0}
     # As if its last updates were still to come.

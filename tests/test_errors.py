@@ -367,6 +367,22 @@ def test_foreign_and_truncated_index_folders_say_so(tmp_path: Path, load: Call) 
         load(tmp_path / "index")
 
 
+@pytest.mark.parametrize("load", [ChunkIndex.load, QRAGRetriever.load])
+def test_memory_limits_that_cannot_be_kept(tmp_path: Path, load: Call) -> None:
+    index = toy()
+    index.save(tmp_path / "index")
+    for size in ("plenty", "-2GB", "", 0, -1):
+        with pytest.raises(ValueError, match='memory_limit must be a positive number of bytes or a string like "2GB"'):
+            load(tmp_path / "index", memory_limit=size)
+    for size in (1.5e9, True, [1]):
+        with pytest.raises(TypeError, match='memory_limit must be a number of bytes or a string like "2GB", got'):
+            load(tmp_path / "index", memory_limit=size)
+    with pytest.raises(ValueError, match=rf"ids and order of {len(index)} chunks take about .* set a higher limit, or"):
+        load(tmp_path / "index", memory_limit="100 B")
+    with pytest.raises(ValueError, match="a memory limit chooses the scan: leave scan at 'auto', got 'int8'"):
+        load(tmp_path / "index", scan="int8", memory_limit="1GB")
+
+
 def test_another_model_is_refused_by_name(tmp_path: Path) -> None:
     QRAGRetriever(index=toy()).save(tmp_path / "index")
     with pytest.raises(ModelMismatchError, match=r"another model.*reindex=True"):

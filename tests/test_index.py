@@ -24,7 +24,7 @@ from qrag_retriever.records import Record
 from qrag_retriever.view import IndexView
 from tests.toy_model import DIM, ToyModel, embedding_of
 
-KINDS = ["float32", "int8"]
+KINDS = ["float32", "int8", "mapped"]
 STATE = embedding_of("a state")
 
 

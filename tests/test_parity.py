@@ -144,7 +144,7 @@ class TestEpisodes:
             np.testing.assert_allclose(heads, [step["q1"], step["q2"]], atol=TOLERANCE)
             picked.append(step["chosen"])
 
-    @pytest.mark.parametrize("scan", ["float32", "int8"])
+    @pytest.mark.parametrize("scan", ["float32", "int8", "mapped"])
     def test_the_selector_picks_the_same_chunks(self, episode: dict, scan: str) -> None:
         if scan == "int8":
             pytest.importorskip("numba")

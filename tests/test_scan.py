@@ -19,7 +19,7 @@ from qrag_retriever.scan.growing import GrowingArray
 from qrag_retriever.scan.threads import PARALLEL_ROWS, for_row_slices
 
 CUDA = pytest.param("cuda", marks=pytest.mark.cuda)
-KINDS = ["float32", "int8", CUDA]
+KINDS = ["float32", "int8", "mapped", CUDA]
 
 
 def build(kind: str, matrix: np.ndarray) -> Scan:
@@ -190,8 +190,43 @@ def test_int8_without_numba_names_the_install_line(monkeypatch: pytest.MonkeyPat
         choose_kind("int8", 10)
 
 
+@pytest.mark.parametrize(
+    ("installed", "num_chunks", "memory_limit", "expected"),
+    [
+        (True, 10_000, None, "int8"),
+        (True, 10_000, 10_000 * (180 + 392), "int8"),
+        (True, 10_000, 10_000 * (180 + 392) - 1, "mapped"),
+        (True, 1_000, 1_000 * (180 + 4 * 384), "float32"),
+        (True, 1_000, 1_000 * (180 + 4 * 384) - 1, "int8"),
+        (True, 1_000, 1_000 * 180, "mapped"),
+        (False, 10_000, 10_000 * (180 + 4 * 384), "float32"),
+        (False, 10_000, 10_000 * (180 + 4 * 384) - 1, "mapped"),
+    ],
+)
+def test_a_memory_limit_takes_the_quickest_scan_that_fits(
+    monkeypatch: pytest.MonkeyPatch, installed: bool, num_chunks: int, memory_limit: int | None, expected: str
+) -> None:
+    monkeypatch.setattr("qrag_retriever.scan.factory.is_installed", lambda name: installed)
+    assert choose_kind("auto", num_chunks, 384, memory_limit) == expected
+
+
+def test_a_mapped_scan_reads_a_block_at_a_time() -> None:
+    matrix = np.random.default_rng(3).standard_normal((20_000, 16)).astype(np.float32)
+    read: list[int] = []
+
+    def exact_rows(ids: np.ndarray) -> np.ndarray:
+        read.append(len(ids))
+        return matrix[ids]
+
+    scan = make_scan(matrix, exact_rows, "mapped", None)
+    scan.top_k([make_query(np.random.default_rng(4), 20_000, 16, 3) for _ in range(3)], 2)
+    assert sum(read) == 20_000  # once for all states
+    assert max(read) <= 4096
+    assert scan.hot_bytes == 0
+
+
 def test_an_unknown_kind_is_an_error() -> None:
-    with pytest.raises(ValueError, match="'auto', 'float32' or 'int8'"):
+    with pytest.raises(ValueError, match="'auto', 'float32', 'int8' or 'mapped'"):
         choose_kind("int4", 10)
 
 

@@ -7,6 +7,7 @@ import errno
 import itertools
 import multiprocessing
 import os
+import pickle
 import random
 import shutil
 import sqlite3
@@ -29,6 +30,7 @@ from qrag_retriever.errors import IndexFolderError, ModelMismatchError
 from qrag_retriever.index import ChunkIndex
 from qrag_retriever.index_model import IndexModel
 from qrag_retriever.records import Record, records_from_texts
+from qrag_retriever.selector import MultiStepSelector
 from qrag_retriever.storage import IndexFolder
 from tests.conftest import QUESTION, STORY
 from tests.disks import mounted, needs_mount
@@ -136,7 +138,7 @@ def test_any_folder_name_works(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("mode", ["document", "corpus"])
 @pytest.mark.parametrize("positions", ["relative", "absolute", "none"])
-@pytest.mark.parametrize("scan", ["float32", "int8"])
+@pytest.mark.parametrize("scan", ["float32", "int8", "mapped"])
 def test_picks_are_the_same_after_save_and_after_load(tmp_path: Path, positions: Any, mode: Any, scan: Any) -> None:
     model = ToyModel(positions)
     index = ChunkIndex.from_texts([f"text {i}" for i in range(50)], model=model, mode=mode, scan=scan)
@@ -153,6 +155,36 @@ def test_picks_are_the_same_after_save_and_after_load(tmp_path: Path, positions:
     loaded = ChunkIndex.load(tmp_path / "index", model, scan=scan)
     assert (loaded.mode, loaded.dim, len(loaded), loaded.ids) == (mode, DIM, 50, index.ids)
     assert hops(loaded) == before
+
+
+def test_a_memory_limit_holds_and_changes_no_picks(tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    metadatas = [{"document_id": "AB"[i // 1500]} for i in range(3000)]
+    texts = [f"text {i}" for i in range(3000)]
+    model = ToyModel()
+    ChunkIndex.from_texts(texts, metadatas, model=model).save(tmp_path / "index")
+    free = ChunkIndex.load(tmp_path / "index", model)
+
+    def picks(index: ChunkIndex) -> list[int]:
+        selection = MultiStepSelector(index, 3, filters={"document_id": "B"}).select("q")
+        return [step.chunk_id for step in selection.steps]
+
+    expected = free.top_k(STATE, [7, 2000], 9)
+    for limit, hot in (("1 MB", 3000 * (DIM + 8)), (3000 * (180 + DIM + 8), 3000 * (DIM + 8)), (3000 * 190, 0)):
+        index = ChunkIndex.load(tmp_path / "index", model, memory_limit=limit)
+        found = index.top_k(STATE, [7, 2000], 9)
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
+        assert index.hot_bytes == hot
+        # The scan of one document stays within it, too.
+        assert picks(index) == picks(free)
+        assert [part.hot_bytes for part in index.view._parts.values()] == [0]
+    growing = ChunkIndex.load(tmp_path / "index", model, memory_limit=3000 * (180 + DIM + 8) + 100)
+    growing.top_k(STATE, [], 1)
+    growing.add(["one more"])
+    growing.top_k(STATE, [], 1)
+    assert growing.hot_bytes == 0
+    assert pickle.loads(pickle.dumps(growing)).view.geometry.memory_limit == 3000 * (180 + DIM + 8) + 100
 
 
 def test_after_save_the_index_searches_what_is_stored(tmp_path: Path) -> None:

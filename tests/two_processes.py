@@ -77,6 +77,7 @@ def run(folder: Path, encoder: Path, output: str, stop_after: int | None = None,
         RunLog.update = update  # type: ignore[method-assign]
     try:
         trainer.fit(resume=True)
+        (folder / f"{output}.{RANK}.spent").write_text(str(trainer.state.spent()["processor_seconds"]))
         save_file(weights_of(trainer), folder / f"{output}.{RANK}.safetensors")
     except Interrupted as stopped:
         (folder / f"{output}.{RANK}.stopped").write_text(str(stopped))

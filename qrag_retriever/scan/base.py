@@ -12,7 +12,7 @@ from qrag_retriever.positions import Runs
 
 ExactRows = Callable[[np.ndarray], np.ndarray]
 """Maps ascending chunk ids (M,) to their exact embeddings (M, D), float32."""
-ScanKind = Literal["auto", "float32", "int8"]
+ScanKind = Literal["auto", "float32", "int8", "mapped"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ import numpy as np
 from qrag_retriever._extras import require_extra
 from qrag_retriever.rotary import neighbours, phase_rows, rotate_backward
 from qrag_retriever.scan.base import ExactRows, StateQuery, top_of_candidates
+from qrag_retriever.scan.blocks import RowBlocks
 from qrag_retriever.scan.growing import GrowingArray
 from qrag_retriever.scan.threads import for_row_slices
 
@@ -42,7 +43,7 @@ class Codes(NamedTuple):
         return Codes(*(old.appended(new) for old, new in zip(self, quantise(vectors), strict=True)))
 
 
-def quantise(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def quantise(vectors: np.ndarray | RowBlocks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Quantise embeddings (N, D) row by row; returns codes int8 (N, D), scales (N,) and residual norms (N,)."""
     kernels = require_extra("numba", "fast") and _kernels()
     codes = np.empty(vectors.shape, np.int8)

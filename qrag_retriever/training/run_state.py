@@ -70,7 +70,7 @@ class RunState:
         """Return the seconds of the run, those before it was resumed included: by the clock, and of the processor.
 
         From the call of ``fit`` on: opening data and encoders is not in them. Processor seconds are those of this
-        process on all cores together.
+        process, one of the run's, on all cores together.
         """
         return {name: self._spent_before[name] + now - self._begun[name] for name, now in _clocks().items()}
 
@@ -91,7 +91,9 @@ class RunState:
         tensors["log_temperature"] = self._log_temperature.data
         for index, moments in optimizer.state_dict()["state"].items():
             tensors.update({f"optimizer/{index}/{name}": value for name, value in moments.items()})
-        own: dict[str, Any] = {"stage": stage.state(), "skipped": self._mixture.skipped_samples()}
+        own: dict[str, Any] = {
+            "stage": stage.state(), "skipped": self._mixture.skipped_samples(), "spent": self.spent(),
+        }  # fmt: skip
         own_tensors: dict[str, torch.Tensor] = {"torch_random": torch.get_rng_state()}
         if self._pair.device.type == "cuda":
             own_tensors["cuda_random"] = torch.cuda.get_rng_state()
@@ -107,7 +109,6 @@ class RunState:
             "step": self.step,
             "best": self.best,
             "history": self.history,
-            "spent": self.spent(),
         }
         return Checkpoint(shared, tensors, own, own_tensors)
 
@@ -144,7 +145,7 @@ class RunState:
                     target.copy_(tensors[f"target/{name}"])
                 self._log_temperature.copy_(tensors["log_temperature"])
             self.step, self.best, self.history = shared["step"], shared["best"], shared["history"]
-            self._spent_before = {name: float(shared["spent"][name]) for name in self._spent_before}
+            self._spent_before = {name: float(checkpoint.own["spent"][name]) for name in self._spent_before}
             self._mixture.restore_skipped(checkpoint.own["skipped"])
             self._mixture.era = (self.step - 1) // self._recipe.run.refresh_updates if self.step else 0
             return int(shared["stage"])

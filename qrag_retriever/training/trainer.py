@@ -327,11 +327,13 @@ class Trainer:
 
     def _write_report(self, log: RunLog) -> None:
         skipped = Counter(self._processes.gathered(list(self.mixture.skipped.elements())))
+        spent = self.state.spent()
+        spent["processor_seconds"] = sum(self._processes.gathered([spent["processor_seconds"]]))
         for reason, count in skipped.items():
             log.say(f"{count} questions were left out, because {reason}")
         if self._processes.is_first:
             report = {
-                **self.state.spent(),
+                **spent,
                 "recipe": self.recipe.model_dump(),
                 "best": self.state.best if self.state.best["step"] >= 0 else None,
                 "validation": self.state.history,
