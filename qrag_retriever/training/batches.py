@@ -153,6 +153,32 @@ def hardest(
     return candidates.columns(chosen), kept[0], kept[1]
 
 
+def confused(
+    candidates: Candidates, right: np.ndarray, scores: np.ndarray, temperature: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tell how likely wrong chunks are taken for right ones, by softmax(scores / temperature) in all states together.
+
+    That is the size of a chunk's gradient in the cross-entropy.
+
+    Args:
+        candidates: Of B states.
+        right: Shape (B, N), bool.
+        scores: Shape (B, N): Q-values, of these states or of earlier ones.
+        temperature: Of the cross-entropy.
+
+    Returns:
+        The distinct rows of wrong chunks, (M,), ascending, and the sum of their probabilities, (M,).
+    """
+    logits = np.where(candidates.available, scores / temperature, -np.inf)
+    highest = logits.max(1, keepdims=True)
+    # A state in which everything has been picked confuses nothing.
+    weights = np.exp(logits - np.where(np.isfinite(highest), highest, 0.0))
+    weights /= np.maximum(weights.sum(1, keepdims=True), 1e-30)
+    wrong = candidates.available & ~right
+    others, place = np.unique(candidates.rows[wrong], return_inverse=True)
+    return others, np.bincount(place, weights[wrong], len(others))
+
+
 @torch.no_grad()
 def score(states: torch.Tensor, table: torch.Tensor, candidates: Candidates) -> torch.Tensor:
     """Score candidates by embeddings of a table, without gradients: shape (B, N, 2), one value per Q-head."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from qrag_retriever.q_values import batched_head_q_values
-from qrag_retriever.training.batches import Candidates, candidates_of, hardest, rendered, score, with_fresh
+from qrag_retriever.training.batches import Candidates, candidates_of, confused, hardest, rendered, score, with_fresh
 from qrag_retriever.training.chunk_cache import ChunkCache
 from qrag_retriever.training.environment import VectorEnv
 from qrag_retriever.training.imitation import listwise_losses
@@ -150,10 +150,13 @@ class PQNLearner:
         visits, candidates = rollout.visits, rollout.candidates
         place = np.arange(len(visits))
         picks = np.array([visit.chunk_id for visit in visits])
-        right = self._right(rollout) if imitation_weight > 0 and self._log_temperature is not None else None
+        right = self._right(rollout)
+        temperature = None
+        if imitation_weight > 0 and self._log_temperature is not None:
+            temperature = self._log_temperature.exp()
         fresh_rows = np.unique(candidates.rows[place, picks])
-        if right is not None:
-            extra = np.setdiff1d(np.unique(candidates.rows[right]), fresh_rows)
+        if temperature is not None:
+            extra = self._imitated_rows(rollout, right, fresh_rows, float(temperature.detach()))
             fresh_rows = np.concatenate([fresh_rows, extra[: self._settings.fresh_chunks]])
         fresh = self._pair.embed_chunks([self._cache.texts[row] for row in fresh_rows])
         picked_chunks = with_fresh(self._cache.table, candidates.rows[place, picks][:, None], fresh_rows, fresh)
@@ -169,17 +172,29 @@ class PQNLearner:
             "td_error": float((predicted - targets).abs().mean()),
             "reward": float(np.mean([visit.reward for visit in visits])),
         }
-        if right is not None and self._log_temperature is not None:
+        if temperature is not None:
             candidates, right, _ = hardest(candidates, right, rollout.scores, self._settings.max_candidates)
             chunks = with_fresh(self._cache.table, candidates.rows, fresh_rows, fresh)
             q_values = batched_head_q_values(embeddings, chunks, candidates.positions).sum(-1)
             available, rights = (torch.from_numpy(mask).to(q_values.device) for mask in (candidates.available, right))
-            losses = listwise_losses(q_values, available, rights, self._log_temperature.exp())
+            losses = listwise_losses(q_values, available, rights, temperature)
             imitation = losses.sum() / len(visits)
             figures["imitation"] = float(imitation.detach())
             loss = loss + imitation_weight * imitation
         self._cache.store(fresh_rows, fresh)
         return loss, figures
+
+    def _imitated_rows(self, rollout: Rollout, right: np.ndarray, known: np.ndarray, temperature: float) -> np.ndarray:
+        """Return the chunks that get gradients in the imitation beside the picks: right ones, then likely mistakes.
+
+        Without the mistakes, nothing but the states would learn to tell them from what is right.
+        """
+        rights = np.unique(rollout.candidates.rows[right])
+        others, mass = confused(rollout.candidates, right, rollout.scores, temperature)
+        rows = np.concatenate([rights, others[np.lexsort((others, -mass))]])
+        _, first = np.unique(rows, return_index=True)
+        rows = rows[np.sort(first)]
+        return rows[np.isin(rows, known, invert=True)]
 
     def _right(self, rollout: Rollout) -> np.ndarray:
         """Mark the facts that were missing in each state of a rollout: shape (E * S, N)."""

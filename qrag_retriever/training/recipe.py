@@ -198,7 +198,11 @@ class PQNSettings(Settings):
     warmup_updates: int = Field(default=20, ge=0)
     schedule: Literal["linear", "cosine"] = "linear"
     end_share: float = Field(default=0.1, ge=0, le=1, description="The last learning rate, as a share of the first.")
-    fresh_chunks: int = Field(default=192, ge=0, description="Chunks embedded with gradients for the imitation.")
+    fresh_chunks: int = Field(
+        default=192,
+        ge=0,
+        description="Chunks embedded with gradients for the imitation: right ones, then likely mistakes.",
+    )
     max_candidates: int = Field(default=512, ge=2, description="Chunks per state in the imitation.")
     reuse_states: bool = Field(
         default=True,

@@ -12,6 +12,7 @@ from qrag_retriever.q_values import batched_head_q_values
 from qrag_retriever.training.batches import (
     Candidates,
     candidates_of,
+    confused,
     hardest,
     rendered,
     rows_among,
@@ -186,15 +187,8 @@ class WarmStart:
         A chunk's gradient in the cross-entropy is as large as the probability that all states together give it; the
         first state's scores tell that well enough.
         """
-        temperature = float(self._log_temperature.detach().exp())
-        logits = np.where(candidates.available, scores / temperature, -np.inf)
-        highest = logits.max(1, keepdims=True)
-        # A state in which everything has been picked confuses nothing.
-        weights = np.exp(logits - np.where(np.isfinite(highest), highest, 0.0))
-        weights /= np.maximum(weights.sum(1, keepdims=True), 1e-30)
         rights = np.unique(candidates.rows[right])
-        others, place = np.unique(candidates.rows[candidates.available & ~right], return_inverse=True)
-        mass = np.bincount(place, weights[candidates.available & ~right], len(others))
+        others, mass = confused(candidates, right, scores, float(self._log_temperature.detach().exp()))
         costs = np.array([self._tokens(self._cache.texts[row]) for row in others])
         # What a chunk costs is its length: many short mistakes are worth more than one long.
         order = np.lexsort((others, -mass / costs))
