@@ -171,7 +171,7 @@ class IndexModel:
 def resolve_model(
     model: ModelLike, device: str | None = None, dtype: Dtype | None = None, backend: Backend | None = None
 ) -> QRAGModel:
-    """Return the model itself, or load the one that is named; None names the default model.
+    """Return the model itself, or load the one that is named; None names the default model, which is loaded once.
 
     Raises:
         ValueError: If a backend is named for a model that is loaded already.
@@ -185,7 +185,9 @@ def resolve_model(
         return model
     if model is not None and not isinstance(model, (str, Path)):
         raise TypeError(f"expected a QRAGModel, a folder, a hub id or None as model, got {type(model).__name__}")
-    return QRAGModel.from_pretrained(model, device=device, dtype=dtype, backend=backend or "auto")
+    found = QRAGModel.from_pretrained(model, device=device, dtype=dtype, backend=backend or "auto")
+    found.share_encoders()
+    return found
 
 
 def embed(model: QRAGModel, records: Sequence[Record]) -> np.ndarray:

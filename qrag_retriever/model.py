@@ -39,6 +39,7 @@ from qrag_retriever.pair import (
     untrained_config,
 )
 from qrag_retriever.safe_loading import check_encoder_folder
+from qrag_retriever.shared_pairs import shared_pair
 from qrag_retriever.state import StateInput
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class ModelSource:
         if backend == _ROUNDING:
             # Its package is asked for when chunks are embedded: searching needs none.
             model._backend, model.source = ChunkBackend(_ROUNDING, model._exports_folder()), self
+        model.share_encoders()
         return model
 
 
@@ -362,6 +364,17 @@ class QRAGModel:
         if self.backend != "auto":
             self.prepare(texts)
         return self._backend.encoder(self.action_encoder).embed(texts, show_progress=False)
+
+    def share_encoders(self) -> None:
+        """Use the encoders that another default model has loaded on this device, or load them for both.
+
+        They must not be trained. Does nothing for other models, for weights of another dtype, and once encoders are
+        loaded.
+        """
+        with self._lock:
+            is_default = self.source is not None and self.source.kind == "default"
+            if is_default and self._encoders is None and choose_dtype(self._dtype, self.device) is None:
+                self._load_pair = partial(shared_pair, self.device, self._load_pair)
 
     def moved(self, device: str) -> QRAGModel:
         """Return this model on another device, with encoders of its own, without cache and workers.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
 from qrag_retriever import QRAGModel, QRAGRetriever
@@ -79,6 +82,27 @@ def test_is_the_default_and_says_so(model: QRAGModel) -> None:
 def test_an_index_finds_its_model_again(tmp_path: Path) -> None:
     QRAGRetriever.from_texts(["Mary left.", "John came."]).save(tmp_path / "story.qrag")
     assert len(QRAGRetriever.load(tmp_path / "story.qrag", device="cpu").invoke("Who left?")) == 2
+
+
+def test_it_is_loaded_once_for_all_who_do_not_name_a_model(tmp_path: Path, model: QRAGModel) -> None:
+    first, second = (QRAGRetriever.from_texts([text], device="cpu") for text in ("one", "two"))
+    first.save(tmp_path / "index")
+    third = QRAGRetriever.load(tmp_path / "index", device="cpu")
+    third.search("q")
+    encoders = [(own.index.model.state_encoder.model, own.index.model.action_encoder.model) for own in (first, second)]
+    encoders.append((third.index.model.state_encoder.model, third.index.model.action_encoder.model))
+    assert encoders[0] == encoders[1] == encoders[2]
+    # What belongs to one of them alone stays its own, and who asks for the model itself may train it.
+    first.index.model.embed_with(cache=tmp_path / "cache.sqlite")
+    assert second.index.model.cache is None
+    assert QRAGModel.from_pretrained(device="cpu").state_encoder.model is not encoders[0][0]
+    half = QRAGRetriever.load(tmp_path / "index", device="cpu", dtype="bfloat16")
+    assert half.index.model.state_encoder.model is not encoders[0][0]
+    assert next(encoders[0][0].parameters()).dtype == torch.float32
+    left = weakref.ref(encoders[0][0])
+    del first, second, third, half, encoders
+    gc.collect()
+    assert left() is None
 
 
 def test_is_small_and_has_a_card_with_the_credit_that_its_data_ask_for() -> None:

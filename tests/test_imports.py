@@ -14,6 +14,7 @@ LINES = [
         "records",
         "devices",
         "default_model",
+        "shared_pairs",
         "checksums",
         "mapped_vectors",
         "safe_loading",
