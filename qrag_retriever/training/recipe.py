@@ -92,8 +92,18 @@ class ModelSettings(Settings):
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="In gradient passes; rollouts and targets have none.")
     lora: LoraSettings | None = Field(default=None, description="None: all weights that are not frozen are trained.")
-    blend: BlendSettings | None = Field(default=None, description="Of a trained pair, with the encoder it was.")
+    blend: BlendSettings | list[BlendSettings] | None = Field(
+        default=None,
+        description="Of a trained pair, with the encoder it was, or with other pairs; several one after the other.",
+    )
     trust_remote_code: bool = Field(default=False, description="Run code that comes with the encoder.")
+
+    @property
+    def blends(self) -> Sequence[BlendSettings]:
+        """What the pair's weights are mixed with, in order."""
+        if self.blend is None:
+            return ()
+        return [self.blend] if isinstance(self.blend, BlendSettings) else self.blend
 
 
 class DataSettings(Settings):

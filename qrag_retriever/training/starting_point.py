@@ -108,8 +108,8 @@ def _trained(
     for encoder in (state, action):
         if settings.num_layers is not None:
             keep_layers(encoder, settings.num_layers)
-    if settings.blend is not None:
-        _blend_pair((state, action), settings, settings.blend)
+    for blend in settings.blends:
+        _blend_pair((state, action), settings, blend)
     return config, state, action
 
 
@@ -152,7 +152,7 @@ def _same_weights(own: Mapping[str, torch.Tensor], other: SentenceTransformer, n
 
 def _plain(settings: ModelSettings, overrides: Mapping[str, Any]) -> tuple[QRAGConfig, SentenceTransformer]:
     """Load any encoder of sentence-transformers."""
-    if settings.blend is not None:
+    if settings.blends:
         raise RecipeError(
             f"model.blend is for a trained pair, and {settings.encoder!r} is a plain encoder; leave it out"
         )
