@@ -1,7 +1,7 @@
 """See why chunks were picked: a picture of the hops and a page to look around in, offline.
 
 Run it with: python examples/see_the_hops.py [FOLDER]
-It needs matplotlib for the picture (pip install 'qrag-retriever[plot]'); the page needs nothing else.
+It needs matplotlib for the picture (pip install '.[plot]'); the page needs nothing else.
 """
 
 import sys

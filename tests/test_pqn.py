@@ -545,6 +545,48 @@ class TestLoss:
         assert figures["reward"] == pytest.approx(np.mean([visit.reward for visit in rollout.visits]))
         assert figures["most"] == pytest.approx(np.mean([REWARD.most(visit.sample) for visit in rollout.visits]))
 
+    @pytest.mark.parametrize("reuse_states", [True, False])
+    def test_alternatives_are_valued_by_what_they_would_lead_to(self, tiny_encoder: Path, reuse_states: bool) -> None:
+        """Of each state's best other chunks: reward and discounted value of the state after, from the definition."""
+        pair, other = tiny_pair(tiny_encoder), tiny_pair(tiny_encoder)
+        fields = {"reuse_states": reuse_states, "clip_values": False}
+        loss, figures, _, _ = self.run(pair, num_alternatives=2, **fields)
+        loss.backward()
+        without, expected_figures, _, _ = self.run(other, **fields)
+        rollout, settings, model = self.same_rollout(other), PQNSettings(**fields), public_model(other)
+        states, chunks, places, targets = [], [], [], []
+        for visit, scores in zip(rollout.visits, rollout.scores, strict=True):
+            limit = next(limit for sample, limit in EPISODES if sample.id == visit.sample.id)
+            left = set(range(len(visit.sample.chunks))) - {*visit.state.picked, visit.chunk_id}
+            for chunk in sorted(left, key=lambda chunk: (-scores[chunk], chunk))[:2]:
+                picked = (*visit.state.picked, chunk)
+                last = len(picked) == min(limit, len(visit.sample.chunks))
+                [feedback] = REWARD.judge([Outcome(visit.sample, picked, last)])
+                value = 0.0
+                if not last and not feedback.settled:
+                    after = visit.state.append(chunk, visit.sample.chunks[chunk])
+                    heads = plain_heads(target_model(other), after, visit.sample, model)
+                    value = plain_value(heads, [c for c in range(len(heads)) if c not in picked], 0.3, settings)
+                targets.append(feedback.reward + settings.gamma * value)
+                states.append(visit.state.render(other.config.order_in(visit.sample.mode)))
+                chunks.append(visit.sample.chunks[chunk])
+                positions = chunk_positions(
+                    other.config, visit.sample.mode, len(visit.sample.chunks), visit.state.picked
+                )
+                places.append([positions[chunk]])
+        heads = batched_head_q_values(
+            other.embed_states(states), other.embed_chunks(chunks)[:, None], np.array(places)
+        )[:, 0]  # fmt: skip
+        goals = torch.tensor(targets, dtype=torch.float32)
+        expected = without + temporal_difference_loss(heads, goals)
+        expected.backward()
+        assert len(targets) > 30
+        assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=TOLERANCE)
+        mine, theirs = gradients_of(pair), gradients_of(other)
+        assert float((mine - theirs).norm() / theirs.norm()) < 1e-4
+        error = float((heads.detach().sum(1) - goals).abs().mean())
+        assert figures == pytest.approx({**expected_figures, "other_error": error}, abs=TOLERANCE)
+
     def test_states_may_be_embedded_once_or_twice(self, tiny_encoder: Path) -> None:
         found = []
         for reuse_states in (True, False):

@@ -228,6 +228,8 @@ def test_a_search_that_stops_says_why(story: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.splitlines()[-1].strip() == "0 chunks; no other is worth it (min_q)"
     assert main(["ask", "story.qrag", QUESTION, "--k", "100"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].strip() == f"{len(STORY)} chunks; no other is left"
+    assert main(["ask", "story.qrag", QUESTION, "--filter", "sorce=story.jsonl"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].strip().startswith("0 chunks; no chunk passes the filter")
 
 
 def test_filters_of_one_key_are_alternatives(story: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,6 +85,10 @@ def test_a_line_of_json_is_a_chunk_with_its_own_id_and_metadata_or_named_by_its_
         ('""', "line: expected a string that is not blank"),
         ("{}", "text: expected a string, got null"),
         ('{"text": "a", "txt": 1}', "unknown key 'txt'; expected text, id, metadata; did you mean 'text'?"),
+        (
+            '{"text": "a", "year": 3}',
+            "unknown key 'year'; expected text, id, metadata; put what else is known of the chunk into 'metadata'",
+        ),
         ('{"text": "a", "id": 7}', "id: expected a string, got int 7"),
         ('{"text": "a", "metadata": [1]}', "metadata: expected an object, got list"),
         ('{"text": "a", "metadata": {"b": NaN}}', "metadata['b'] is nan, which JSON does not have"),

@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         tell("".join(f"{as_json(selection.to_dict())}\n" for selection in selections))
     else:
-        tell("\n".join(_shown(selection, options.full) for selection in selections))
+        tell("\n".join(_shown(selection, options.full, bool(options.filter)) for selection in selections))
     return 0
 
 
@@ -137,7 +137,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _shown(selection: Selection, full: bool) -> str:
+def _shown(selection: Selection, full: bool, is_filtered: bool) -> str:
     lines = [paint(selection.query, BOLD)]
     width = min(_MOST_COLUMNS, shutil.get_terminal_size().columns)
     for hop, step in enumerate(selection.steps, 1):
@@ -145,7 +145,7 @@ def _shown(selection: Selection, full: bool) -> str:
         lines.append(f"{hop:3}. Q {step.q_value:+.3f}{paint(place, CYAN)}  {paint(f'[{step.id}]', DIM)}")
         text = step.text if full else one_line(step.text, _SHOWN_CHARACTERS)
         lines += textwrap.wrap(text, width, initial_indent=" " * 5, subsequent_indent=" " * 5)
-    lines.append(paint(f"     {_why(selection)}", DIM))
+    lines.append(paint(f"     {_why(selection, is_filtered)}", DIM))
     return "\n".join(lines) + "\n"
 
 
@@ -156,7 +156,10 @@ def _place(step: Step) -> str:
     return ", ".join([*([str(source)] if source else []), *([f"page {page}"] if page else [])])
 
 
-def _why(selection: Selection) -> str:
+def _why(selection: Selection, is_filtered: bool) -> str:
+    if is_filtered and not selection.steps and selection.stop_reason == "exhausted":
+        # Perhaps a misspelt key: "no other" would let one think of the question.
+        return "0 chunks; no chunk passes the filter (qrag ask --json shows the metadata of chunks)"
     found = count_of(len(selection), "chunk")
     reasons = {
         "k": f"{found}, as many as asked for",

@@ -148,7 +148,8 @@ def _line(raw: bytes, place: Place) -> Piece:
         return Piece(checked_text(value, "line", place), {}, made_id, is_chunk=True)
     for key in value:
         if key not in _LINE_KEYS:
-            raise place.error(f"unknown key {key!r}; expected {', '.join(_LINE_KEYS)}{nearest(key, _LINE_KEYS)}")
+            hint = nearest(key, _LINE_KEYS) or "; put what else is known of the chunk into 'metadata'"
+            raise place.error(f"unknown key {key!r}; expected {', '.join(_LINE_KEYS)}{hint}")
     metadata = value.get("metadata") or {}
     if not isinstance(metadata, dict):
         raise place.expected("metadata", "an object", metadata)

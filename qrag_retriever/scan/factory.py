@@ -61,8 +61,8 @@ def check_memory_limit(kind: ScanKind, num_chunks: int, memory_limit: int) -> No
     needed = num_chunks * _LAYOUT_BYTES
     if needed > memory_limit:
         raise ValueError(
-            f"memory_limit is {memory_limit / 1e6:,.1f} MB, but ids and order of {num_chunks:,} chunks take about "
-            f"{needed / 1e6:,.1f} MB; set a higher limit, or keep the index on an engine"
+            f"memory_limit is {memory_limit:,} bytes, but ids and order of {num_chunks:,} chunks take about "
+            f"{needed:,}; set a higher limit, or keep the index on an engine"
         )
 
 

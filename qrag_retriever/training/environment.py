@@ -187,16 +187,7 @@ class VectorEnv:
         """
         if len(chunk_ids) != self.num_envs:
             raise ValueError(f"expected {self.num_envs} chunk ids, one for each environment, got {len(chunk_ids)}")
-        outcomes = [env.outcome(chunk_id) for env, chunk_id in zip(self.envs, chunk_ids, strict=True)]
-        feedback = self.reward.judge(outcomes)
-        if len(feedback) != self.num_envs:
-            raise ValueError(
-                f"{type(self.reward).__name__}.judge returned {len(feedback)} feedbacks for {self.num_envs} outcomes"
-            )
-        transitions = [
-            Transition(env.state, outcome.picked[-1], given.reward, outcome.last or given.ends, given.settled)
-            for env, outcome, given in zip(self.envs, outcomes, feedback, strict=True)
-        ]
+        transitions = self.peek(list(enumerate(chunk_ids)))
         fresh = {number: self._fresh(number) for number, transition in enumerate(transitions) if transition.ended}
         for number, transition in enumerate(transitions):
             if number in fresh:
@@ -204,6 +195,28 @@ class VectorEnv:
             else:
                 self.envs[number].step(transition.chunk_id)
         return transitions
+
+    def peek(self, picks: Sequence[tuple[int, int]]) -> list[Transition]:
+        """Return what picks would lead to, without making them.
+
+        Args:
+            picks: An environment's number and a chunk id each.
+
+        Raises:
+            ValueError: If a chunk has been picked already, there is no such chunk, or the reward does not answer each.
+        """
+        outcomes = [self.envs[number].outcome(chunk_id) for number, chunk_id in picks]
+        feedback = self.reward.judge(outcomes)
+        if len(feedback) != len(outcomes):
+            raise ValueError(
+                f"{type(self.reward).__name__}.judge returned {len(feedback)} feedbacks for {len(outcomes)} outcomes"
+            )
+        return [
+            Transition(
+                self.envs[number].state, outcome.picked[-1], given.reward, outcome.last or given.ends, given.settled
+            )
+            for (number, _), outcome, given in zip(picks, outcomes, feedback, strict=True)
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the running episodes, samples included, in types that JSON has."""

@@ -64,17 +64,19 @@ class PQNLearner:
         # With dropout the gradient pass is another than the rollout's.
         reuse = settings.reuse_states and not self._pair.dropout
         rollout = collect(
-            envs, self._pair, self._cache, streams, settings.num_steps, alpha, settings.top_k, reuse, watch
-        )
+            envs, self._pair, self._cache, streams, settings.num_steps, alpha, settings.top_k, reuse, watch,
+            settings.num_alternatives,
+        )  # fmt: skip
         with watch("targets"):
             targets, values = self.targets(rollout, alpha)
+            others = self._one_step_targets([visit for _, visit in rollout.alternatives], alpha)
         with watch("states"):
             embeddings = rollout.embeddings
             if not reuse:
                 inputs = [rendered(self._pair.config, visit.state, visit.sample.mode) for visit in rollout.visits]
                 embeddings = self._pair.embed_states(inputs)
         with watch("picked chunks"):
-            loss, figures = self._loss_of(rollout, embeddings, targets, imitation_weight)
+            loss, figures = self._loss_of(rollout, embeddings, targets, others, imitation_weight)
         return loss, {**figures, "v": float(values.mean())}
 
     def targets(self, rollout: Rollout, alpha: float) -> tuple[torch.Tensor, np.ndarray]:
@@ -91,10 +93,17 @@ class PQNLearner:
             settings.gamma,
             settings.lam,
         )
-        flat = returns.T.reshape(-1)
-        if settings.clip_values:
-            flat = torch.minimum(flat.clamp(min=0.0), torch.tensor(self._most(rollout.visits)))
-        return flat.to(self._pair.device), values
+        return self._clipped(returns.T.reshape(-1), rollout.visits), values
+
+    def _one_step_targets(self, visits: Sequence[Visit], alpha: float) -> torch.Tensor:
+        """Return reward plus discounted value of the state after it: shape (len(visits),)."""
+        values = torch.from_numpy(self._next_values(visits, alpha))
+        return self._clipped(torch.tensor([visit.reward for visit in visits]) + self._settings.gamma * values, visits)
+
+    def _clipped(self, targets: torch.Tensor, visits: Sequence[Visit]) -> torch.Tensor:
+        if self._settings.clip_values:
+            targets = torch.minimum(targets.clamp(min=0.0), torch.tensor(self._most(visits)))
+        return targets.to(self._pair.device)
 
     def _most(self, visits: Sequence[Visit]) -> list[float]:
         return [self._reward.most(visit.sample) for visit in visits]
@@ -145,11 +154,13 @@ class PQNLearner:
         return first + second
 
     def _loss_of(
-        self, rollout: Rollout, embeddings: torch.Tensor, targets: torch.Tensor, imitation_weight: float
-    ) -> tuple[torch.Tensor, dict[str, float]]:
+        self, rollout: Rollout, embeddings: torch.Tensor, targets: torch.Tensor, others: torch.Tensor,
+        imitation_weight: float,
+    ) -> tuple[torch.Tensor, dict[str, float]]:  # fmt: skip
         visits, candidates = rollout.visits, rollout.candidates
-        place = np.arange(len(visits))
-        picks = np.array([visit.chunk_id for visit in visits])
+        judged = [*enumerate(visits), *rollout.alternatives]
+        place = np.array([row for row, _ in judged])
+        picks = np.array([visit.chunk_id for _, visit in judged])
         right = self._right(rollout)
         temperature = None
         if imitation_weight > 0 and self._log_temperature is not None:
@@ -161,7 +172,10 @@ class PQNLearner:
         fresh = self._pair.embed_chunks([self._cache.texts[row] for row in fresh_rows])
         picked_chunks = with_fresh(self._cache.table, candidates.rows[place, picks][:, None], fresh_rows, fresh)
         positions = candidates.positions[place, picks][:, None]
-        heads = batched_head_q_values(embeddings, picked_chunks, positions)[:, 0]  # (E * S, 2)
+        states = torch.nn.functional.embedding(torch.from_numpy(place).to(embeddings.device), embeddings)
+        heads, other_heads = batched_head_q_values(states, picked_chunks, positions)[:, 0].split(
+            [len(visits), len(rollout.alternatives)]
+        )  # (E * S, 2) and (A, 2)
         loss = temporal_difference_loss(heads, targets, self._settings.twin_heads)
         predicted = heads.detach().sum(-1)
         figures = {
@@ -172,6 +186,10 @@ class PQNLearner:
             "td_error": float((predicted - targets).abs().mean()),
             "reward": float(np.mean([visit.reward for visit in visits])),
         }
+        if rollout.alternatives:
+            surplus = temporal_difference_loss(other_heads, others, self._settings.twin_heads)
+            figures["other_error"] = float((other_heads.detach().sum(-1) - others).abs().mean())
+            loss = loss + surplus
         if temperature is not None:
             candidates, right, _ = hardest(candidates, right, rollout.scores, self._settings.max_candidates)
             chunks = with_fresh(self._cache.table, candidates.rows, fresh_rows, fresh)

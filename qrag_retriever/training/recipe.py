@@ -190,6 +190,12 @@ class PQNSettings(Settings):
     alpha_end_share: float = Field(default=0.1, gt=0, le=1, description="The last temperature, as a share of alpha.")
     value: Literal["soft", "hard"] = Field(default="hard", description="Soft or hard maximum in the values of states.")
     top_k: int = Field(default=5, ge=1, description="Chunks that policy and soft values look at.")
+    num_alternatives: int = Field(
+        default=0,
+        ge=0,
+        description="Of each state's best other chunks, so many are valued as well, by what picking them would earn "
+        "and lead to. The reward judges as many more picks.",
+    )
     targets: bool = Field(default=True, description="Whether values come from slowly moving target encoders.")
     target_chunks: Literal["cached", "encoder"] = Field(
         default="cached",

@@ -56,6 +56,8 @@ class Rollout:
         embeddings: Shape (E * S, D): state embeddings by the live encoder; with gradients if they were asked for.
         scores: Shape (E * S, N): Q-values of all candidates when the pick was made.
         num_envs: E.
+        alternatives: What other picks would have led to, as if they had been made, each with the row of the visit
+            whose state they belong to.
     """
 
     visits: list[Visit]
@@ -63,6 +65,7 @@ class Rollout:
     embeddings: torch.Tensor
     scores: np.ndarray
     num_envs: int
+    alternatives: tuple[tuple[int, Visit], ...] = ()
 
     def by_env(self, values: Sequence[float]) -> torch.Tensor:
         """Lay out one number per visit as (num_envs, num_steps)."""
@@ -103,6 +106,7 @@ def collect(
     top_k: int,
     with_gradients: bool,
     watch: Stopwatch,
+    num_alternatives: int = 0,
 ) -> Rollout:
     """Let every environment make ``num_steps`` picks.
 
@@ -116,11 +120,13 @@ def collect(
         top_k: Chunks that the policy looks at.
         with_gradients: Whether the state embeddings keep their graph for the update.
         watch: Says where the time goes.
+        num_alternatives: For so many of each state's best other chunks, find out what picking them would lead to.
 
     Raises:
         DivergedError: If Q-values are not finite.
     """
     visits: list[Visit] = []
+    alternatives: list[tuple[int, Visit]] = []
     parts: list[Candidates] = []
     embeddings: list[torch.Tensor] = []
     scores: list[np.ndarray] = []
@@ -144,6 +150,15 @@ def collect(
                 for e, stream in enumerate(streams)
             ]
         with watch("reward"):
+            others = [
+                (e, chunk)
+                for e in range(envs.num_envs if num_alternatives else 0)
+                for chunk in best_others(values[e], candidates.available[e], chosen[e], num_alternatives)
+            ]
+            for (e, _), would in zip(others, envs.peek(others) if others else (), strict=True):
+                outcome = (would.reward, would.ended, would.settled)
+                visit = Visit(envs.envs[e].sample, would.state, would.chunk_id, rows[e], *outcome)
+                alternatives.append((len(visits) + e, visit))
             transitions = envs.step(chosen)
         for e, (transition, (sample, state)) in enumerate(zip(transitions, running, strict=True)):
             outcome = (transition.reward, transition.ended, transition.settled)
@@ -155,7 +170,29 @@ def collect(
     stacked = (
         _stacked([getattr(part, name) for part in parts], longest) for name in ("rows", "positions", "available")
     )
-    return Rollout(visits, Candidates(*stacked), torch.cat(embeddings), _stacked(scores, longest), len(streams))
+    return Rollout(
+        visits,
+        Candidates(*stacked),
+        torch.cat(embeddings),
+        _stacked(scores, longest),
+        len(streams),
+        tuple(alternatives),
+    )
+
+
+def best_others(q_values: np.ndarray, available: np.ndarray, chosen: int, count: int) -> list[int]:
+    """Return the best available chunks beside the pick, the best first, ties by the lower id.
+
+    Args:
+        q_values: Shape (N,).
+        available: Shape (N,), bool.
+        chosen: The pick.
+        count: How many at most.
+    """
+    chunks = np.flatnonzero(available)
+    chunks = chunks[chunks != chosen]
+    found: list[int] = chunks[np.lexsort((chunks, -q_values[chunks]))[:count]].tolist()
+    return found
 
 
 def _stacked(arrays: Sequence[np.ndarray], longest: int) -> np.ndarray:

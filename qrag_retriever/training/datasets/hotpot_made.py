@@ -4,7 +4,8 @@ A bridge question describes a thing by what one article says of it, and asks wha
 position was held by the woman who portrayed Corliss Archer in the film Kiss and Tell?". Wherever one paragraph names
 the title of another, a piece of the sentence that names it, with the name replaced by what the thing is, and a piece of
 what the other paragraph says need the same two paragraphs as evidence. It is no good English, but an encoder can learn
-from it that the second paragraph is the one that the first one names.
+from it that the second paragraph is the one that the first one names. So that words of the second paragraph do not give
+it away, half of the questions have none ("when was the woman born?"), and things of the same kind are among the others.
 """
 
 from __future__ import annotations
@@ -34,6 +35,18 @@ _WHAT_IT_IS = re.compile(
 )
 _WORDS_OF_FIRST, _WORDS_OF_SECOND = (9, 18), (6, 13)
 _TITLE_SHARE = 0.75
+# Questions that say nothing of the second paragraph but what its thing is.
+_BLIND_SHARE = 0.5
+_ASKED_OF_PEOPLE = (
+    "when was {} born", "what year was {} born", "where was {} born", "what is {} known for", "where did {} grow up",
+    "what does {} do", "when did {} die", "who is {} married to", "what nationality is {}", "how old is {}",
+)  # fmt: skip
+_ASKED_OF_THINGS = (
+    "where is {}", "when was {} founded", "what year did {} begin", "who made {}", "in which country is {}",
+    "what is {} named after", "how many people are in {}", "which city is {} in", "what is {} about", "who owns {}",
+    "when was {} released", "who directed {}", "what is {} part of", "how large is {}",
+)  # fmt: skip
+_SAME_KIND = 3  # paragraphs of the second one's kind that are among the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +115,9 @@ class HotpotMade:
         self._mentions = _mentions(texts)
         if not self._mentions:
             raise DataError(f"{folder}: no paragraph in hotpotqa/ names another one to make up questions from")
+        self._of_kind: dict[str, list[str]] = defaultdict(list)
+        for title in texts:
+            self._of_kind[self._kind(title)].append(title)
 
     def __len__(self) -> int:
         """Return ``num_questions``."""
@@ -113,12 +129,22 @@ class HotpotMade:
         mention = self._mentions[int(own.integers(len(self._mentions)))]
         question = self._question(mention, own)
         evidence = [mention.title, mention.named]
-        chunks, supporting = self._paragraphs.among_others(evidence, self.num_chunks, random, era)
+        kin = self._of_kind[self._kind(mention.named)]
+        likely = [kin[i] for i in random.permutation(len(kin))[:_SAME_KIND]]
+        chunks, supporting = self._paragraphs.among_others(evidence, self.num_chunks, random, era, likely)
         return Sample(f"{self.name}-{number}", question, chunks, supporting, None, "corpus")
+
+    def _about(self, title: str) -> str:
+        return self._paragraphs.texts[title].removeprefix(f"{title}. ")
+
+    def _kind(self, title: str) -> str:
+        """Return the last word of what a thing is: "actress"."""
+        what = _WHAT_IT_IS.search(self._about(title)[:200])
+        return what[1].split()[-1] if what else ""
 
     def _question(self, mention: _Mention, random: np.random.Generator) -> str:
         name, other = plain_name(mention.title), plain_name(mention.named)
-        about = self._paragraphs.texts[mention.named].removeprefix(f"{mention.named}. ")
+        about = self._about(mention.named)
         what = _WHAT_IT_IS.search(about[:200])
         thing = f"{('the', 'which', 'what')[int(random.integers(3))]} {what[1] if what else 'one'}"
         before, after = mention.before.split(), mention.after.split()
@@ -128,15 +154,28 @@ class HotpotMade:
         first = " ".join([*before[len(before) - num_before :], thing, *after[: room - num_before]])
         if name not in first and random.random() < _TITLE_SHARE:
             first = f"{first} {name}" if random.random() < 0.5 else f"{name} {first}"
+        second = (
+            self._asked(about, what, random) if random.random() < _BLIND_SHARE else self._told(about, other, random)
+        )
+        both = (first, second) if random.random() < 0.5 else (second, first)
+        return f"{' '.join(both).replace(other, 'it').strip(' .,;')}?"
+
+    @staticmethod
+    def _asked(about: str, what: re.Match[str] | None, random: np.random.Generator) -> str:
+        """Ask for something that says nothing of the answer."""
+        asked = _ASKED_OF_PEOPLE if "born" in about[:120] else _ASKED_OF_THINGS
+        return asked[int(random.integers(len(asked)))].format(f"the {what[1]}" if what else "it")
+
+    @staticmethod
+    def _told(about: str, other: str, random: np.random.Generator) -> str:
+        """Cut a piece out of what is said of a thing."""
         sentences = split_sentences(about)
         # Its name is what must not be given away, nor a part of it.
         parts = set(other.split())
         sentence = sentences[int(random.integers(len(sentences)))].replace(other, "it")
         told = [word for word in sentence.split() if word.strip(".,;'") not in parts]
         start = int(random.integers(max(1, len(told) - _WORDS_OF_SECOND[0])))
-        second = " ".join(told[start : start + int(random.integers(*_WORDS_OF_SECOND))])
-        both = (first, second) if random.random() < 0.5 else (second, first)
-        return f"{' '.join(both).replace(other, 'it').strip(' .,;')}?"
+        return " ".join(told[start : start + int(random.integers(*_WORDS_OF_SECOND))])
 
 
 def _mentions(texts: Mapping[str, str]) -> list[_Mention]:

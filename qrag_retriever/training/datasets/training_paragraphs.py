@@ -31,22 +31,30 @@ class TrainingParagraphs:
     pool: tuple[str, ...]
 
     def among_others(
-        self, evidence: Sequence[str], num_chunks: int, random: np.random.Generator, era: int
+        self,
+        evidence: Sequence[str],
+        num_chunks: int,
+        random: np.random.Generator,
+        era: int,
+        likely: Sequence[str] = (),
     ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """Put evidence among paragraphs that stood beside it and random ones, and shuffle.
+        """Put evidence among likely mistakes, paragraphs that stood beside it and random ones, and shuffle.
 
         Args:
             evidence: Titles.
             num_chunks: Paragraphs in all, at most as many as there are.
             random: The sample's stream.
             era: Decides which paragraphs the random ones come from.
+            likely: Titles of paragraphs that might be taken for evidence; they come before all others.
 
         Returns:
             The paragraphs, and the ascending ids of the evidence.
         """
         chunks = [self.texts[title] for title in evidence]
         beside = sorted({title for own in evidence for title in self.beside[own]} - set(evidence))
-        near = [self.texts[beside[i]] for i in random.permutation(len(beside))[:_NEAR]]
+        near = [self.texts[title] for title in likely if title not in evidence]
+        near += [self.texts[beside[i]] for i in random.permutation(len(beside))[:_NEAR]]
+        near = list(dict.fromkeys(near))
         chunks += [text for text in near if text not in chunks][: num_chunks - len(chunks)]
         chunks += drawn_from(window_of(self.pool, era), num_chunks - len(chunks), set(chunks), random)
         # More are wanted than an era's window has.
