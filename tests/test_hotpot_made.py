@@ -49,7 +49,7 @@ def line(number: int, gold: list[str], titles: list[str]) -> dict[str, Any]:
 def put_lines(folder: Path, tested: tuple[str, ...] = ()) -> None:
     everything = list(TEXTS)
     # The evidence of one question stands beside another one's too.
-    beside = [[f"Thing {(i + 1) % 40}", *everything[i % 7 : i % 7 + 4]] for i in range(40)]
+    beside = [[f"Thing {(i + 1) % 40}", *everything[i % (len(everything) - 3) :][:4]] for i in range(40)]
     lines = [line(i, [f"Thing {i}"], [f"Thing {i}", *beside[i]]) for i in range(40)]
     put(folder, "hotpotqa/hotpotqa_train.jsonl", lines)
     if tested:

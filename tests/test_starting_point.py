@@ -119,6 +119,23 @@ def test_a_trained_pair_is_blended_with_another_one(tmp_path: Path, tiny_encoder
             torch.testing.assert_close(bias, torch.full_like(bias, float(np.dot(shares, weights))))
 
 
+def test_blends_come_one_after_the_other(tmp_path: Path, tiny_encoder: Path) -> None:
+    for name, shift in {"one": 1.0, "two": 2.0, "three": 4.0}.items():
+        plain = starting_point(ModelSettings(encoder=str(tiny_encoder)), "cpu")
+        pair = (plain.state, plain.action)
+        with torch.no_grad():
+            for encoder in pair:
+                encoder[0].auto_model.encoder.layer[0].output.dense.bias.fill_(shift)
+        QRAGModel(plain.config, lambda pair=pair: pair, device="cpu").save_pretrained(tmp_path / name)
+    blends = [
+        BlendSettings(encoder=str(tmp_path / name), share=share) for name, share in (("two", 0.5), ("three", 0.25))
+    ]
+    start = starting_point(ModelSettings(encoder=str(tmp_path / "one"), blend=blends), "cpu")
+    for encoder in (start.state, start.action):
+        bias = encoder[0].auto_model.encoder.layer[0].output.dense.bias
+        torch.testing.assert_close(bias, torch.full_like(bias, 0.75 * 1.5 + 0.25 * 4.0))
+
+
 def test_a_blend_whose_shares_need_a_base_names_it() -> None:
     with pytest.raises(ValueError, match="own_share and base belong together: give both or none"):
         BlendSettings(encoder="other", share=0.5, own_share=0.7)
