@@ -796,6 +796,20 @@ def test_nothing_to_do_is_an_error(tmp_path: Path, tiny_encoder: Path) -> None:
         trainer_of(tmp_path, tiny_encoder, {"warm_start.num_updates": 0, "pqn.num_updates": 0})
 
 
+def test_a_pair_that_is_only_blended_is_measured_and_kept(tmp_path: Path, tiny_encoder: Path) -> None:
+    trained = finished(trainer_of(tmp_path, tiny_encoder, {"pqn.num_updates": 0, "run.output": str(tmp_path / "one")}))
+    changes = {
+        "warm_start.num_updates": 0, "pqn.num_updates": 0, "model.encoder": str(tmp_path / "one" / "model"),
+        "model.blend": {"encoder": str(tiny_encoder), "share": 0.5}, "run.output": str(tmp_path / "blended"),
+    }  # fmt: skip
+    trainer = trainer_of(tmp_path, tiny_encoder, changes)
+    blended = finished(trainer)
+    assert [entry["step"] for entry in blended["report"]["validation"]] == [0]
+    assert trainer.state.best["step"] == 0
+    assert blended["weights"] != trained["weights"]
+    assert QRAGModel.from_pretrained(tmp_path / "blended" / "model").config.min_q
+
+
 def test_questions_that_the_reward_cannot_judge_are_an_error_that_says_why(tmp_path: Path, tiny_encoder: Path) -> None:
     write_questions(tmp_path / "train.jsonl", 3, seed=1, supporting=None)
     with pytest.raises(ValueError, match="the reward can judge none of the 3 questions drawn; the last one because"):

@@ -1,4 +1,4 @@
-"""Put a trained pair into the package as the model that is used when none is named, then fill in its card.
+"""Put a trained pair into the package as the model used when none is named, then fill in its card and the README.
 
     python training/bundle.py --model runs/bundled/model
     qrag-bench babilong niah hotpotqa musique 2wiki 2wiki-open --data DATA --baseline all --json figures.json
@@ -23,6 +23,9 @@ from qrag_retriever.compact import SKELETON_NAME
 # Of this checkout, wherever the package is installed.
 BUNDLED = Path(__file__).parents[1] / "qrag_retriever" / "bundled"
 CARD = Path(__file__).with_name("model_card.md")
+README = Path(__file__).parents[1] / "README.md"
+# The lines of the README between which the table of fact recall stands.
+BORDERS = "<!-- recall: made by training/bundle.py --figures -->", "<!-- recall: end -->"
 
 
 def main() -> None:
@@ -50,6 +53,21 @@ def main() -> None:
             rows += found["rows"]
             differences += found["differences"]
         write_card(rows, differences)
+        README.write_text(with_table(README.read_text(encoding="utf-8"), recall_table(rows)), encoding="utf-8")
+
+
+def with_table(readme: str, found: str) -> str:
+    """Put the table of fact recall in the place of the one before.
+
+    Raises:
+        SystemExit: If the README has no place for it.
+    """
+    begin, end = BORDERS
+    head, has_begin, rest = readme.partition(begin)
+    _, has_end, tail = rest.partition(end)
+    if not has_begin or not has_end:
+        raise SystemExit(f"{README} has no lines {begin!r} and {end!r} for the table to stand between")
+    return f"{head}{begin}\n\n{found.strip()}\n\n{end}{tail}"
 
 
 def read_json(path: Path) -> Any:

@@ -88,7 +88,10 @@ class MappedScan:
 
         with single_threaded_blas:
             for_row_slices(self.num_chunks, search)
-        best = [top_of_candidates(*map(np.concatenate, zip(*own, strict=True)), k) for own in found]
+        best = [
+            top_of_candidates(np.concatenate([ids for ids, _ in own]), np.concatenate([scores for _, scores in own]), k)
+            for own in found
+        ]
         return np.stack([ids for ids, _ in best]), np.stack([values for _, values in best])
 
 

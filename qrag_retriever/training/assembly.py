@@ -104,8 +104,10 @@ def build_stages(
     """
     pair, cache, seed = networks.pair, networks.caches["cache"], recipe.run.seed
     stages: list[Stage] = []
+    # A pair that was only added up is measured, and kept with its values to stop at.
+    only_blended = bool(recipe.model.blends) and not recipe.pqn.num_updates
     # Any other reward with a warm start has been refused.
-    if recipe.warm_start.num_updates and isinstance(reward, SupportingFactsReward):
+    if (recipe.warm_start.num_updates or only_blended) and isinstance(reward, SupportingFactsReward):
         own = processes.share(recipe.warm_start.samples_per_update, "warm_start.samples_per_update")
         warm_start = WarmStart(
             pair, cache, reward, mixture.draw, recipe.warm_start, recipe.pqn.gamma, networks.log_temperature,
@@ -121,7 +123,9 @@ def build_stages(
         streams = [np.random.default_rng([seed, 2, i]) for i in own]
         stages.append(PQNStage(learner, pair, recipe.pqn, reward, mixture, streams))
     if not stages:
-        raise RecipeError("nothing to do: warm_start.num_updates and pqn.num_updates are both 0")
+        raise RecipeError(
+            "nothing to do: warm_start.num_updates and pqn.num_updates are both 0, and no pair is blended"
+        )
     return stages
 
 

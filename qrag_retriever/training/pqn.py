@@ -173,9 +173,8 @@ class PQNLearner:
         picked_chunks = with_fresh(self._cache.table, candidates.rows[place, picks][:, None], fresh_rows, fresh)
         positions = candidates.positions[place, picks][:, None]
         states = torch.nn.functional.embedding(torch.from_numpy(place).to(embeddings.device), embeddings)
-        heads, other_heads = batched_head_q_values(states, picked_chunks, positions)[:, 0].split(
-            [len(visits), len(rollout.alternatives)]
-        )  # (E * S, 2) and (A, 2)
+        every = batched_head_q_values(states, picked_chunks, positions)[:, 0]  # (E * S + A, 2)
+        heads, other_heads = every[: len(visits)], every[len(visits) :]
         loss = temporal_difference_loss(heads, targets, self._settings.twin_heads)
         predicted = heads.detach().sum(-1)
         figures = {
