@@ -113,6 +113,14 @@ def test_is_small_and_has_a_card_with_the_credit_that_its_data_ask_for() -> None
         assert credit in card, credit
 
 
+def test_the_readme_shows_the_figures_of_the_card() -> None:
+    readme = (BUNDLED.parents[1] / "README.md").read_text(encoding="utf-8")
+    begin, end = "<!-- recall: made by training/bundle.py --figures -->\n", "<!-- recall: end -->"
+    shown = readme.partition(begin)[2].partition(end)[0].strip()
+    assert shown.startswith("| fact recall")
+    assert shown in (BUNDLED / "README.md").read_text(encoding="utf-8")
+
+
 def test_it_is_what_was_put_there() -> None:
     assert (BUNDLED / CHECKSUMS_NAME).is_file()
     verify_checksums(BUNDLED)
