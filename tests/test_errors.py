@@ -123,11 +123,11 @@ MAKING: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "dimension 16.*8",
     ),
-    "unknown scan": (lambda: ChunkIndex.from_embeddings(EYE, scan="fast"), ValueError, "'int8', got 'fast'"),
+    "unknown scan": (lambda: ChunkIndex.from_embeddings(EYE, scan="fast"), ValueError, "'mapped', got 'fast'"),
     "unknown scan of texts": (
         lambda: QRAGRetriever.from_texts(["a"], model=ToyModel(), scan="fast"),
         ValueError,
-        "'int8', got 'fast'",
+        "'mapped', got 'fast'",
     ),
     "unknown device": (lambda: ChunkIndex.from_embeddings(EYE, device="abacus"), ValueError, "device.*'abacus'"),
 }

@@ -878,6 +878,7 @@ SWITCHES: dict[str, list[Any]] = {
     "schedule": ["cosine"],
     "end_share": [0.0, 1.0],
     "fresh_chunks": [0],
+    "num_alternatives": [2],
     "max_candidates": [2],
     "reuse_states": [False],
 }
