@@ -104,12 +104,15 @@ def test_things_of_the_same_kind_are_among_the_others(tmp_path: Path, monkeypatc
         monkeypatch.setitem(TEXTS, f"Singer {i}", f"Singer {i} is an American actress from nowhere.")
     put_lines(tmp_path)
     source, random = HotpotMade(tmp_path, num_chunks=8, validation_share=0.0), np.random.default_rng(0)
+    seen = 0
     for number in range(60):
         sample = source.sample(number, random)
         titles = [title_of(chunk) for chunk in sample.chunks]
         if "Shirley Temple" in {titles[i] for i in sample.supporting or ()}:
             # Three of six actresses are drawn, one of which may be herself.
             assert sum(title.startswith("Singer") for title in titles) >= 2
+            seen += 1
+    assert seen > 5
 
 
 def test_what_a_thing_is_stands_for_its_name(tmp_path: Path) -> None:
