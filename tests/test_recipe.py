@@ -280,3 +280,16 @@ def test_settings_from_the_command_line_win_and_the_last_one_stands(tmp_path: Pa
 def test_a_wrong_replacement_is_an_error_that_says_why(tmp_path: Path, override: str, reason: str) -> None:
     with pytest.raises(RecipeError, match=reason):
         read_recipe(write(tmp_path), [override])
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_blend_is_one_table_or_a_list_with_the_same_errors(several: bool) -> None:
+    def blend_of(**settings: Any) -> Any:
+        blend = [settings] if several else settings
+        return parse_recipe({"data": [{"source": "hotpotqa"}], "model": {"blend": blend}}).model.blend
+
+    assert [one.share for one in blend_of(encoder="x", share=0.2)] == [0.2]
+    with pytest.raises(RecipeError) as refused:
+        blend_of(encoder="x", share=0.2, shar=0.1)
+    assert "model.blend.0.shar: unknown key; nearest known key: share" in str(refused.value)
+    assert str(refused.value).count("\n") == 1

@@ -105,7 +105,7 @@ def build_stages(
     pair, cache, seed = networks.pair, networks.caches["cache"], recipe.run.seed
     stages: list[Stage] = []
     # A pair that was only added up is measured, and kept with its values to stop at.
-    only_blended = bool(recipe.model.blends) and not recipe.pqn.num_updates
+    only_blended = bool(recipe.model.blend) and not recipe.pqn.num_updates
     # Any other reward with a warm start has been refused.
     if (recipe.warm_start.num_updates or only_blended) and isinstance(reward, SupportingFactsReward):
         own = processes.share(recipe.warm_start.samples_per_update, "warm_start.samples_per_update")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from qrag_retriever.config import Mode, Normalize, Positions
 from qrag_retriever.errors import RecipeError
@@ -61,6 +61,11 @@ class BlendSettings(Settings):
         return self
 
 
+def _as_list(value: Any) -> Any:
+    """Take one table where a list of them may be."""
+    return [value] if isinstance(value, (Mapping, BlendSettings)) else value
+
+
 class ModelSettings(Settings):
     """Where training starts."""
 
@@ -92,18 +97,11 @@ class ModelSettings(Settings):
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="In gradient passes; rollouts and targets have none.")
     lora: LoraSettings | None = Field(default=None, description="None: all weights that are not frozen are trained.")
-    blend: BlendSettings | list[BlendSettings] | None = Field(
-        default=None,
-        description="Of a trained pair, with the encoder it was, or with other pairs; several one after the other.",
+    blend: Annotated[list[BlendSettings], BeforeValidator(_as_list)] = Field(
+        default=[],
+        description="Of a trained pair, with the encoder it was or with other pairs; one, or a list, in turn.",
     )
     trust_remote_code: bool = Field(default=False, description="Run code that comes with the encoder.")
-
-    @property
-    def blends(self) -> Sequence[BlendSettings]:
-        """What the pair's weights are mixed with, in order."""
-        if self.blend is None:
-            return ()
-        return [self.blend] if isinstance(self.blend, BlendSettings) else self.blend
 
 
 class DataSettings(Settings):

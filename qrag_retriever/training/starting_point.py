@@ -108,7 +108,7 @@ def _trained(
     for encoder in (state, action):
         if settings.num_layers is not None:
             keep_layers(encoder, settings.num_layers)
-    for blend in settings.blends:
+    for blend in settings.blend:
         _blend_pair((state, action), settings, blend)
     return config, state, action
 
@@ -135,7 +135,7 @@ def _pair_or_plain(settings: ModelSettings, encoder: str) -> tuple[SentenceTrans
     if (Path(encoder) / CONFIG_NAME).is_file():
         other = QRAGModel.from_pretrained(encoder, device="cpu")
         return other.state_encoder.model, other.action_encoder.model
-    _, plain = _plain(settings.model_copy(update={"encoder": encoder, "blend": None}), {})
+    _, plain = _plain(settings.model_copy(update={"encoder": encoder, "blend": []}), {})
     return plain, plain
 
 
@@ -152,7 +152,7 @@ def _same_weights(own: Mapping[str, torch.Tensor], other: SentenceTransformer, n
 
 def _plain(settings: ModelSettings, overrides: Mapping[str, Any]) -> tuple[QRAGConfig, SentenceTransformer]:
     """Load any encoder of sentence-transformers."""
-    if settings.blends:
+    if settings.blend:
         raise RecipeError(
             f"model.blend is for a trained pair, and {settings.encoder!r} is a plain encoder; leave it out"
         )
