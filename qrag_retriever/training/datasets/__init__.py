@@ -19,6 +19,7 @@ from qrag_retriever.training.datasets.books import BookNoise
 from qrag_retriever.training.datasets.cloze import BookCloze
 from qrag_retriever.training.datasets.hotpot_made import HotpotMade
 from qrag_retriever.training.datasets.musique import MuSiQue
+from qrag_retriever.training.datasets.musique_made import MuSiQueMade
 from qrag_retriever.training.datasets.niah import TASKS as NIAH_TASKS
 from qrag_retriever.training.datasets.niah import Niah
 from qrag_retriever.training.datasets.relations import MadeRelations
@@ -38,6 +39,7 @@ __all__ = [
     "HotpotMade",
     "MadeRelations",
     "MuSiQue",
+    "MuSiQueMade",
     "Niah",
     "RulerHotpot",
     "Split",
@@ -49,7 +51,7 @@ __all__ = [
 ]
 
 # Sources that make up questions for training, without a validation of their own.
-TRAINING_ONLY = ("2wiki-made", "hotpotqa-made")
+TRAINING_ONLY = ("2wiki-made", "hotpotqa-made", "musique-made")
 
 
 class DatasetSource(SampleSource, Protocol):
@@ -80,6 +82,7 @@ SOURCES: dict[str, Callable[..., DatasetSource]] = {
     "2wiki-open": TwoWikiOpen,
     "2wiki-made": TwoWikiMade,
     "hotpotqa-made": HotpotMade,
+    "musique-made": MuSiQueMade,
     "books-cloze": BookCloze,
     "relations-made": lambda _folder, split, **options: MadeRelations(split, **options),
 }
@@ -91,11 +94,11 @@ def open_source(name: str, folder: str | Path, split: Split = "train", **options
     Args:
         name: A key of `SOURCES`.
         folder: The data folder.
-        split: "train", "validation" or "test"; "2wiki-open" has a test split only, "2wiki-made" and
-            "hotpotqa-made" a train split, "books-cloze" and "relations-made" no test split.
+        split: "train", "validation" or "test"; "2wiki-open" has a test split only, "2wiki-made",
+            "hotpotqa-made" and "musique-made" a train split, "books-cloze" and "relations-made" no test split.
         options: What the class of the source takes besides: `BabiLong` (babilong-*), `Niah` (niah-*), `Squad`
             (ruler-qa-1), `RulerHotpot` (ruler-qa-2), `WikiQuestions` (hotpotqa, 2wiki), `MuSiQue`, `TwoWikiOpen`,
-            `TwoWikiMade`, `HotpotMade`, `BookCloze`, `MadeRelations`.
+            `TwoWikiMade`, `HotpotMade`, `MuSiQueMade`, `BookCloze`, `MadeRelations`.
 
     Raises:
         ValueError: If the name is not known, or an option has a value that it cannot have.

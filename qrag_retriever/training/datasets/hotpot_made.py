@@ -10,10 +10,7 @@ it away, half of the questions have none ("when was the woman born?"), and thing
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +19,11 @@ from qrag_retriever.checks import check_at_least_one
 from qrag_retriever.errors import DataError
 from qrag_retriever.sentences import split_sentences
 from qrag_retriever.training.data import Sample
+from qrag_retriever.training.datasets.mentions import Mention, find_mentions, telling_names, what_it_is
 from qrag_retriever.training.datasets.splits import Split, check_split
 from qrag_retriever.training.datasets.training_paragraphs import plain_name, training_paragraphs
 
 _STEP_LIMIT = 4
-# Names of one short word are as often something else.
-_SHORTEST_NAME = 5
-# "is an American actress who": what a thing is, up to where it is told which one.
-_WHAT_IT_IS = re.compile(
-    r"\b(?:is|was|are|were) (?:an?|the|one of the) ([\w\- ]{3,60}?)"
-    r"(?= (?:who|which|that|from|by|in|of|on|at|for|with|to|based|located|written|directed|known|born|and)\b|[,.;(])"
-)
 _WORDS_OF_FIRST, _WORDS_OF_SECOND = (9, 18), (6, 13)
 _TITLE_SHARE = 0.75
 # Questions that say nothing of the second paragraph but what its thing is.
@@ -47,23 +38,6 @@ _ASKED_OF_THINGS = (
     "when was {} released", "who directed {}", "what is {} part of", "how large is {}",
 )  # fmt: skip
 _SAME_KIND = 3  # paragraphs of the second one's kind that are among the others
-
-
-@dataclass(frozen=True, slots=True)
-class _Mention:
-    """A sentence of one paragraph that names the title of another.
-
-    Attributes:
-        title: Whose paragraph the sentence is in.
-        before: The sentence up to the name.
-        after: The sentence behind the name.
-        named: The title that is named.
-    """
-
-    title: str
-    before: str
-    after: str
-    named: str
 
 
 class HotpotMade:
@@ -112,7 +86,7 @@ class HotpotMade:
         texts = self._paragraphs.texts
         if num_chunks > len(texts):
             raise ValueError(f"{self.name}: {num_chunks} paragraphs asked for, but there are {len(texts)}")
-        self._mentions = _mentions(texts)
+        self._mentions = find_mentions(texts, telling_names(texts))
         if not self._mentions:
             raise DataError(f"{folder}: no paragraph in hotpotqa/ names another one to make up questions from")
         self._of_kind: dict[str, list[str]] = defaultdict(list)
@@ -139,14 +113,14 @@ class HotpotMade:
 
     def _kind(self, title: str) -> str:
         """Return the last word of what a thing is: "actress"."""
-        what = _WHAT_IT_IS.search(self._about(title)[:200])
-        return what[1].split()[-1] if what else ""
+        what = what_it_is(self._about(title))
+        return what.split()[-1] if what else ""
 
-    def _question(self, mention: _Mention, random: np.random.Generator) -> str:
+    def _question(self, mention: Mention, random: np.random.Generator) -> str:
         name, other = plain_name(mention.title), plain_name(mention.named)
         about = self._about(mention.named)
-        what = _WHAT_IT_IS.search(about[:200])
-        thing = f"{('the', 'which', 'what')[int(random.integers(3))]} {what[1] if what else 'one'}"
+        what = what_it_is(about)
+        thing = f"{('the', 'which', 'what')[int(random.integers(3))]} {what or 'one'}"
         before, after = mention.before.split(), mention.after.split()
         room = int(random.integers(*_WORDS_OF_FIRST))
         # Some of the words before the name and some of those behind it.
@@ -161,10 +135,10 @@ class HotpotMade:
         return f"{' '.join(both).replace(other, 'it').strip(' .,;')}?"
 
     @staticmethod
-    def _asked(about: str, what: re.Match[str] | None, random: np.random.Generator) -> str:
+    def _asked(about: str, what: str | None, random: np.random.Generator) -> str:
         """Ask for something that says nothing of the answer."""
         asked = _ASKED_OF_PEOPLE if "born" in about[:120] else _ASKED_OF_THINGS
-        return asked[int(random.integers(len(asked)))].format(f"the {what[1]}" if what else "it")
+        return asked[int(random.integers(len(asked)))].format(f"the {what}" if what else "it")
 
     @staticmethod
     def _told(about: str, other: str, random: np.random.Generator) -> str:
@@ -176,46 +150,3 @@ class HotpotMade:
         told = [word for word in sentence.split() if word.strip(".,;'") not in parts]
         start = int(random.integers(max(1, len(told) - _WORDS_OF_SECOND[0])))
         return " ".join(told[start : start + int(random.integers(*_WORDS_OF_SECOND))])
-
-
-def _mentions(texts: Mapping[str, str]) -> list[_Mention]:
-    """Find the sentences that name another paragraph's title; a name that two titles share is none."""
-    titles: dict[str, list[str]] = defaultdict(list)
-    for title in texts:
-        titles[plain_name(title)].append(title)
-    known = {name: own[0] for name, own in titles.items() if len(own) == 1 and _is_telling(name, own[0])}
-    longest = max((len(name.split()) for name in known), default=0)
-    found = []
-    for title, text in texts.items():
-        seen = {title}
-        for sentence in split_sentences(text.removeprefix(f"{title}. ")):
-            for start, end, named in _names_in(sentence, known, longest):
-                if named not in seen:
-                    seen.add(named)
-                    found.append(_Mention(title, sentence[:start].strip(), sentence[end:].strip(), named))
-    return found
-
-
-def _is_telling(name: str, title: str) -> bool:
-    """Tell whether a name can hardly mean another thing; a title says in brackets which of many things it is."""
-    return len(name) >= _SHORTEST_NAME and (" " in name or name == title)
-
-
-def _names_in(sentence: str, known: Mapping[str, str], longest: int) -> list[tuple[int, int, str]]:
-    """Return where a sentence has known names, and whose they are; the longest at each place.
-
-    A name that goes on is another one: "New England" in "New England Patriots".
-    """
-    words = [(match.start(), match.end()) for match in re.finditer(r"[^\s,;:()\"]+", sentence)]
-    found, place = [], 0
-    while place < len(words):
-        for length in range(min(longest, len(words) - place), 0, -1):
-            start, end = words[place][0], words[place + length - 1][1]
-            name = sentence[start:end].removesuffix(".").removesuffix("'s")
-            goes_on = re.match(r" [A-Z]", sentence[start + len(name) :]) is not None
-            if name in known and name[0].isupper() and not goes_on:
-                found.append((start, start + len(name), known[name]))
-                place += length - 1
-                break
-        place += 1
-    return found

@@ -20,6 +20,10 @@ class MuSiQue(FixedQuestions):
 
     The file named train is cut into train and validation so that no gold title is on both sides, and questions with a
     gold title of a test question are dropped; the file named dev is for testing only.
+
+    Attributes:
+        test_titles: Gold titles of the test questions that there are; empty in the test split.
+        validation_titles: In the train split, gold titles of the validation questions.
     """
 
     def __init__(
@@ -39,19 +43,25 @@ class MuSiQue(FixedQuestions):
         check_split(split)
         check_share(validation_share)
         dropped: dict[str, int] = {}
-        questions = _read(find_file(folder, *_names("dev" if split == "test" else "train")), dropped)
-        test_titles: set[str] = set()
+        questions = _read(find_file(folder, *self.files(split)), dropped)
+        self.test_titles: set[str] = set()
         if split != "test":
-            for path in (Path(folder, name) for name in _names("dev")):
+            for path in (Path(folder, name) for name in self.files("test")):
                 if path.is_file():
-                    test_titles |= {title for question in _read(path, {}) for title in question.gold_titles}
-        chosen = select_split(questions, split, test_titles, validation_share, dropped)
+                    self.test_titles |= {title for question in _read(path, {}) for title in question.gold_titles}
+        chosen = select_split(questions, split, self.test_titles, validation_share, dropped)
+        self.validation_titles: set[str] = set()
+        if split == "train":
+            held_out = select_split(questions, "validation", self.test_titles, validation_share, {})
+            self.validation_titles = {title for question in held_out for title in question.gold_titles}
         samples = [question.sample for question in chosen]
         super().__init__("musique", split, samples, _STEP_LIMIT, dropped, num_mixed)
 
-
-def _names(part: str) -> tuple[str, str]:
-    return f"musique/musique_{part}.jsonl.gz", f"musique/musique_{part}.jsonl"
+    @staticmethod
+    def files(split: Split) -> tuple[str, str]:
+        """Return what the file of a split may be called, below the data folder."""
+        part = "dev" if split == "test" else "train"
+        return f"musique/musique_{part}.jsonl.gz", f"musique/musique_{part}.jsonl"
 
 
 def _read(path: Path, dropped: dict[str, int]) -> list[TitledSample]:

@@ -14,6 +14,7 @@ from qrag_retriever.training.datasets.splits import Split, check_share, check_sp
 
 _TEST_NAMES = "squad/squad_v2_dev_half.json.gz", "squad/squad_v2_dev_half.json"
 _TRAIN_NAMES = "squad/xquad_en_squad_v1_dev_subset.json.gz", "squad/xquad_en_squad_v1_dev_subset.json"
+VALIDATION_SHARE = 0.2
 _IN_TEST = "article in the test file"
 
 
@@ -41,7 +42,7 @@ class Squad(PooledQuestions):
         num_chunks: int | None = None,
         num_tokens: int | None = None,
         count_tokens: CountTokens | None = None,
-        validation_share: float = 0.2,
+        validation_share: float = VALIDATION_SHARE,
     ) -> None:
         """Read the articles of a split; its pool are their paragraphs.
 
@@ -59,13 +60,8 @@ class Squad(PooledQuestions):
         """
         check_split(split)
         check_share(validation_share)
-        articles = read_articles(find_file(folder, *_TEST_NAMES))
         dropped: dict[str, int] = {}
-        if split != "test":
-            found = read_articles(find_file(folder, *_TRAIN_NAMES))
-            clear = _clear_of(found, articles)
-            dropped[_IN_TEST] = len(_questions(found)) - len(_questions(clear))
-            articles = [article for article in clear if cut_of(article.title, validation_share) == split]
+        articles = articles_of(folder, split, validation_share, dropped)
         super().__init__(
             "ruler-qa-1",
             split,
@@ -76,6 +72,17 @@ class Squad(PooledQuestions):
             default_num_chunks=20,
             dropped=dropped,
         )
+
+
+def articles_of(folder: str | Path, split: Split, validation_share: float, dropped: dict[str, int]) -> list[Article]:
+    """Read the articles of a split; the questions that training must not have are counted in ``dropped``."""
+    tested = read_articles(find_file(folder, *_TEST_NAMES))
+    if split == "test":
+        return tested
+    found = read_articles(find_file(folder, *_TRAIN_NAMES))
+    clear = _clear_of(found, tested)
+    dropped[_IN_TEST] = len(_questions(found)) - len(_questions(clear))
+    return [article for article in clear if cut_of(article.title, validation_share) == split]
 
 
 def read_articles(path: Path) -> list[Article]:

@@ -24,11 +24,31 @@ class TrainingParagraphs:
         texts: The text of each title, which it begins with.
         beside: The titles that stood beside each in a question.
         pool: All texts, sorted.
+        forbidden: Titles of evidence for questions of validation and test.
     """
 
     texts: Mapping[str, str]
     beside: Mapping[str, Set[str]]
     pool: tuple[str, ...]
+    forbidden: frozenset[str] = frozenset()
+
+    @classmethod
+    def merged(cls, parts: Sequence[TrainingParagraphs]) -> TrainingParagraphs:
+        """Join the paragraphs of several data sets, without what is forbidden in any of them.
+
+        Where two have a title, the text of the first counts.
+        """
+        forbidden = frozenset().union(*(part.forbidden for part in parts))
+        texts: dict[str, str] = {}
+        beside: dict[str, set[str]] = defaultdict(set)
+        for part in parts:
+            for title, text in part.texts.items():
+                if forbidden.isdisjoint({title, plain_name(title)}):
+                    texts.setdefault(title, text)
+        for part in parts:
+            for title, others in part.beside.items():
+                beside[title] |= others & texts.keys()
+        return cls(texts, beside, tuple(sorted(set(texts.values()))), forbidden)
 
     def among_others(
         self,
@@ -87,7 +107,7 @@ def training_paragraphs(name: WikiName, folder: str | Path, validation_share: fl
         for title, text in own.items():
             texts.setdefault(title, text)
             beside[title] |= own.keys() - {title}
-    return TrainingParagraphs(texts, beside, tuple(sorted(texts.values())))
+    return TrainingParagraphs(texts, beside, tuple(sorted(texts.values())), frozenset(forbidden))
 
 
 def plain_name(title: str) -> str:
