@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from qrag_retriever.training.datasets.splits import Split, check_split
 from qrag_retriever.training.datasets.squad import VALIDATION_SHARE, articles_of
 from qrag_retriever.training.datasets.training_paragraphs import TrainingParagraphs, plain_name, training_paragraphs
 
+Option = TypeVar("Option")
 _STEP_LIMIT = 5
 _MOST_HOPS = 4
 _GO_ON_SHARE = 0.6  # chains that get one hop more, where one is possible
@@ -185,7 +186,7 @@ class MuSiQueMade:
         return _one_of(phrases, random).format(plain_name(mention.title), kind)
 
 
-def _one_of(options: Sequence[Any], random: np.random.Generator) -> Any:
+def _one_of(options: Sequence[Option], random: np.random.Generator) -> Option:
     return options[int(random.integers(len(options)))]
 
 
