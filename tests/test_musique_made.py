@@ -92,6 +92,9 @@ def test_relations_of_the_decomposition_are_asked_as_questions(tmp_path: Path) -
     source = MuSiQueMade(tmp_path, num_chunks=6, validation_share=0.0)
     asked = {asked.question for own in source._asked.values() for asked in own}
     assert asked == {"What is the place of {}?", "when was {} taken by the British"}
+    others = MuSiQueMade(tmp_path, num_chunks=6, parts=False, validation_share=0.0)
+    assert not others._asked, "the questions stay unseen"
+    assert not any("taken by the British" in question for question, _ in drawn(others))
 
 
 def test_questions_of_squad_are_last_hops(tmp_path: Path) -> None:

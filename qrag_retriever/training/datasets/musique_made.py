@@ -74,6 +74,7 @@ class MuSiQueMade:
         *,
         num_chunks: int = 20,
         num_questions: int = 20_000,
+        parts: bool = True,
         validation_share: float = 0.1,
     ) -> None:
         """Find what links the paragraphs.
@@ -83,6 +84,8 @@ class MuSiQueMade:
             split: "train".
             num_chunks: Paragraphs of a sample.
             num_questions: How many questions to make up; there could be more.
+            parts: Ask the single hops of MuSiQue's training questions too. Without them these questions stay unseen,
+                and can tell what the others teach.
             validation_share: That of the sources "musique", "hotpotqa" and "2wiki", whose validation this keeps away
                 from.
 
@@ -95,7 +98,7 @@ class MuSiQueMade:
             raise ValueError(f"num_chunks must be at least {_MOST_HOPS}, the evidence of a question; got {num_chunks}")
         self.split: Split = split
         self.num_chunks, self._num_questions = num_chunks, num_questions
-        own, parts = _musique(folder, validation_share)
+        own, asked_parts = _musique(folder, validation_share)
         squad, questions = _squad(folder, own.forbidden)
         wiki = [training_paragraphs(name, folder, validation_share) for name in ("hotpotqa", "2wiki")]
         self._paragraphs = TrainingParagraphs.merged([own, squad, *wiki])
@@ -105,7 +108,7 @@ class MuSiQueMade:
         self._titles = telling_names(texts)
         known = {plain_name(title) for title in texts}
         self._asked: dict[str, list[_Asked]] = defaultdict(list)
-        for asked in [*parts, *questions]:
+        for asked in [*(asked_parts if parts else ()), *questions]:
             # A word with a capital may be a month or a language, unless an article has it as its name.
             if asked.title in texts and (" " in asked.name or asked.name in known):
                 self._asked[asked.name].append(asked)
