@@ -22,7 +22,9 @@ from qrag_retriever.training.datasets.musique import MuSiQue
 from qrag_retriever.training.datasets.musique_made import MuSiQueMade
 from qrag_retriever.training.datasets.niah import TASKS as NIAH_TASKS
 from qrag_retriever.training.datasets.niah import Niah
+from qrag_retriever.training.datasets.passages import FixedQuestions
 from qrag_retriever.training.datasets.relations import MadeRelations
+from qrag_retriever.training.datasets.renamed_passages import RenamedPassages
 from qrag_retriever.training.datasets.splits import Split
 from qrag_retriever.training.datasets.squad import Squad
 from qrag_retriever.training.datasets.wiki import RulerHotpot, TwoWikiOpen, WikiQuestions
@@ -70,15 +72,25 @@ def _babilong(task: int) -> Callable[..., DatasetSource]:
     return lambda folder, split, **options: BabiLong(folder, task, split, **options)
 
 
+def _renamable(load: Callable[..., FixedQuestions]) -> Callable[..., DatasetSource]:
+    """Let a loader take the option ``rename``: training questions under other names (`RenamedPassages`)."""
+
+    def opened(folder: str | Path, split: Split, *, rename: bool = False, **options: Any) -> DatasetSource:
+        source = load(folder, split, **options)
+        return RenamedPassages(source) if rename and split == "train" else source
+
+    return opened
+
+
 # Name -> a loader that takes the folder, the split and the options of its class.
 SOURCES: dict[str, Callable[..., DatasetSource]] = {
     **{f"babilong-qa{task}": _babilong(task) for task in range(1, 6)},
     **{name: partial(Niah, name) for name in NIAH_TASKS},
     "ruler-qa-1": Squad,
     "ruler-qa-2": RulerHotpot,
-    "hotpotqa": partial(WikiQuestions, "hotpotqa"),
-    "musique": MuSiQue,
-    "2wiki": partial(WikiQuestions, "2wiki"),
+    "hotpotqa": _renamable(partial(WikiQuestions, "hotpotqa")),
+    "musique": _renamable(MuSiQue),
+    "2wiki": _renamable(partial(WikiQuestions, "2wiki")),
     "2wiki-open": TwoWikiOpen,
     "2wiki-made": TwoWikiMade,
     "hotpotqa-made": HotpotMade,
