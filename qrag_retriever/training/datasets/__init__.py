@@ -110,7 +110,8 @@ def open_source(name: str, folder: str | Path, split: Split = "train", **options
             "hotpotqa-made" and "musique-made" a train split, "books-cloze" and "relations-made" no test split.
         options: What the class of the source takes besides: `BabiLong` (babilong-*), `Niah` (niah-*), `Squad`
             (ruler-qa-1), `RulerHotpot` (ruler-qa-2), `WikiQuestions` (hotpotqa, 2wiki), `MuSiQue`, `TwoWikiOpen`,
-            `TwoWikiMade`, `HotpotMade`, `MuSiQueMade`, `BookCloze`, `MadeRelations`.
+            `TwoWikiMade`, `HotpotMade`, `MuSiQueMade`, `BookCloze`, `MadeRelations`. "hotpotqa", "musique" and "2wiki"
+            take ``rename`` besides: training questions under other names (`RenamedPassages`).
 
     Raises:
         ValueError: If the name is not known, or an option has a value that it cannot have.
