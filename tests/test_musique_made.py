@@ -101,10 +101,10 @@ def test_questions_of_squad_are_last_hops(tmp_path: Path) -> None:
     put_all(tmp_path, [line(0, more={"Report": "Report is a text on Deep Thing and others."})])
     articles = squad(*((f"Deep Thing {i}", 1) for i in range(9)), version=1)
     for article in articles["data"]:
-        article["paragraphs"][0]["qas"][0]["question"] = "How deep is the Deep Thing really?"
+        article["paragraphs"][0]["qas"][0]["question"] = "How {deep} is the Deep Thing really?"
     put(tmp_path, "squad/xquad_en_squad_v1_dev_subset.json", articles)
     source = MuSiQueMade(tmp_path, num_chunks=6, validation_share=0.0)
-    asked = [(question, titles) for question, titles in drawn(source) if "How deep is" in question]
+    asked = [(question, titles) for question, titles in drawn(source) if "How {deep} is" in question]
     assert asked
     for question, titles in asked:
         assert "Report" in titles
@@ -123,6 +123,19 @@ def test_an_article_of_several_paragraphs_is_named_by_none_of_its_own(tmp_path: 
         assert titles.count("Hong Kong") <= 1, question
         # Which of its paragraphs is meant only a real question tells.
         assert "Hong Kong" not in titles or "taken by the British" in question
+
+
+def test_a_name_that_only_its_own_article_has_ends_no_chain(tmp_path: Path) -> None:
+    put_all(tmp_path, [line(0)])
+    articles = squad(("Deep Thing", 2), *((f"Article {i}", 2) for i in range(9)), version=1)
+    first, second = articles["data"][0]["paragraphs"]
+    first["qas"][0]["question"] = "How deep is the Deep Thing really?"
+    second["context"] += " The Deep Thing is deep. {It} {} is}."
+    put(tmp_path, "squad/xquad_en_squad_v1_dev_subset.json", articles)
+    source = MuSiQueMade(tmp_path, num_chunks=6, validation_share=0.0)
+    assert "Deep Thing (paragraph 2)" in source._paragraphs.texts
+    assert set(source._asked) == {"Fist Power", "Hong Kong"}
+    assert not any("really" in question for question, _ in drawn(source))
 
 
 def test_evidence_of_test_and_validation_takes_no_part(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ Option = TypeVar("Option")
 _STEP_LIMIT = 5
 _MOST_HOPS = 4
 _GO_ON_SHARE = 0.6  # chains that get one hop more, where one is possible
-_ASKED_BY_PEOPLE_SHARE = 0.4
+_ASKED_BY_PEOPLE_SHARE = 0.25
 _OPENING = 300  # characters of a paragraph that say what may be asked
 _SAME_KIND = 3  # paragraphs of the kind of each one of the evidence that are among the others
 _SLOT = re.compile(r"#(\d+)")
@@ -98,25 +98,31 @@ class MuSiQueMade:
             raise ValueError(f"num_chunks must be at least {_MOST_HOPS}, the evidence of a question; got {num_chunks}")
         self.split: Split = split
         self.num_chunks, self._num_questions = num_chunks, num_questions
-        own, asked_parts = _musique(folder, validation_share)
-        squad, questions = _squad(folder, own.forbidden)
+        musique, asked_parts = _musique(folder, validation_share)
+        squad, questions = _squad(folder, musique.forbidden)
         wiki = [training_paragraphs(name, folder, validation_share) for name in ("hotpotqa", "2wiki")]
-        self._paragraphs = TrainingParagraphs.merged([own, squad, *wiki])
+        self._paragraphs = TrainingParagraphs.merged([musique, squad, *wiki])
         texts = self._paragraphs.texts
         if num_chunks > len(texts):
             raise ValueError(f"{self.name}: {num_chunks} paragraphs asked for, but there are {len(texts)}")
         self._titles = telling_names(texts)
         known = {plain_name(title) for title in texts}
-        self._asked: dict[str, list[_Asked]] = defaultdict(list)
+        by_name: dict[str, list[_Asked]] = defaultdict(list)
         for asked in [*(asked_parts if parts else ()), *questions]:
             # A word with a capital may be a month or a language, unless an article has it as its name.
             if asked.title in texts and (" " in asked.name or asked.name in known):
-                self._asked[asked.name].append(asked)
-        names = {name: name for name in (*self._titles, *self._asked)}
+                by_name[asked.name].append(asked)
+        names = {name: name for name in (*self._titles, *by_name)}
         self._naming: dict[str, list[Mention]] = defaultdict(list)
         for mention in find_mentions(texts, names):
             self._naming[mention.named].append(mention)
-        self._ends = [sorted(self._naming.keys() & ends.keys()) for ends in (self._asked, self._titles)]
+        # An article whose name only its own paragraphs have leads nowhere.
+        self._asked = {
+            name: linked
+            for name, own in sorted(by_name.items())
+            if (linked := [one for one in own if self._ways(name, [one.title])])
+        }
+        self._ends = list(self._asked), sorted(self._naming.keys() & self._titles.keys())
         if not any(self._ends):
             raise DataError(f"{folder}: no paragraph in musique/ names another one to make up questions from")
         self._of_kind: dict[str, list[str]] = defaultdict(list)
@@ -160,7 +166,7 @@ class MuSiQueMade:
                 if not goes_on:
                     break
             if len(evidence) > 1:
-                question = _TWO_ARTICLES.sub(r"\1 ", asked.question.format(phrase))
+                question = _TWO_ARTICLES.sub(r"\1 ", asked.question.replace("{}", phrase))
                 return question[0].upper() + question[1:], evidence
 
     def _ways(self, name: str, evidence: Sequence[str]) -> list[Mention]:
@@ -221,7 +227,7 @@ def _single_hops(record: dict[str, Any], titles: Sequence[str], place: Place) ->
         step = object_at(entry, f"question_decomposition[{i}]", place)
         question, support = text_of(step, "question", place), step.get("paragraph_support_idx")
         answers.append(text_of(step, "answer", place))
-        if "{" in question or not isinstance(support, int) or not 0 <= support < len(titles):
+        if not isinstance(support, int) or not 0 <= support < len(titles):
             continue
         subject, is_relation, relation = question.partition(_RELATION)
         if is_relation:
@@ -239,8 +245,6 @@ def _single_hops(record: dict[str, Any], titles: Sequence[str], place: Place) ->
 
 def _about_names(question: str, title: str, names: Iterable[str] | None = None) -> Iterator[_Asked]:
     """Yield a question as one about each name in it; by default what has capitals is a name."""
-    if "{" in question:
-        return
     if names is None:
         # A first word has a capital whatever it is.
         names = [found[0] for found in _NAME.finditer(question) if found.start() > 0]
