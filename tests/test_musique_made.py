@@ -97,6 +97,24 @@ def test_relations_of_the_decomposition_are_asked_as_questions(tmp_path: Path) -
     assert not any("taken by the British" in question for question, _ in drawn(others))
 
 
+@pytest.mark.parametrize("slot", ["#0", "#2", "#9"])
+def test_only_an_earlier_answer_fills_a_slot(tmp_path: Path, slot: str) -> None:
+    # Its own answer and the last of all are names that would do.
+    wrong = {**PARTS[1], "question": f"who took {slot}", "answer": "Hong Kong"}
+    put_all(tmp_path, [line(0, question_decomposition=[PARTS[0], wrong])])
+    source = MuSiQueMade(tmp_path, num_chunks=6, validation_share=0.0)
+    asked = {asked.question for own in source._asked.values() for asked in own}
+    assert asked == {"What is the place of {}?"}
+
+
+def test_a_description_brings_its_own_article(tmp_path: Path) -> None:
+    put_all(tmp_path, [line(0, question_decomposition=[PARTS[0], {**PARTS[1], "question": "who took the #1 then"}])])
+    asked = [question for question, _ in drawn(MuSiQueMade(tmp_path, num_chunks=6, validation_share=0.0))]
+    taken = [question for question in asked if question.startswith("Who took")]
+    assert any("Who took the city where Fist Power is located then" in question for question in taken)
+    assert not any("the the" in question for question in taken)
+
+
 def test_questions_of_squad_are_last_hops(tmp_path: Path) -> None:
     put_all(tmp_path, [line(0, more={"Report": "Report is a text on Deep Thing and others."})])
     articles = squad(*((f"Deep Thing {i}", 1) for i in range(9)), version=1)
@@ -170,6 +188,9 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     bad = [{**PARTS[0], "question": 7}]
     put_all(tmp_path, [line(0, question_decomposition=bad)])
     with pytest.raises(DataError, match=r"question.*string"):
+        MuSiQueMade(tmp_path, num_chunks=4, validation_share=0.0)
+    put_all(tmp_path, [line(0, question_decomposition="none")])
+    with pytest.raises(DataError, match="question_decomposition"):
         MuSiQueMade(tmp_path, num_chunks=4, validation_share=0.0)
     nothing = [{"idx": 0, "title": "Alone", "paragraph_text": "It names nothing.", "is_supporting": True}]
     put_all(tmp_path, [line(0, paragraphs=nothing, question_decomposition=[])])

@@ -43,6 +43,7 @@ __all__ = [
     "MuSiQue",
     "MuSiQueMade",
     "Niah",
+    "RenamedPassages",
     "RulerHotpot",
     "Split",
     "Squad",

@@ -99,7 +99,7 @@ class MuSiQueMade:
         self.split: Split = split
         self.num_chunks, self._num_questions = num_chunks, num_questions
         musique, asked_parts = _musique(folder, validation_share)
-        squad, questions = _squad(folder, musique.forbidden)
+        squad, questions = _squad(folder)
         wiki = [training_paragraphs(name, folder, validation_share) for name in ("hotpotqa", "2wiki")]
         self._paragraphs = TrainingParagraphs.merged([musique, squad, *wiki])
         texts = self._paragraphs.texts
@@ -223,7 +223,10 @@ def _musique(folder: str | Path, validation_share: float) -> tuple[TrainingParag
 def _single_hops(record: dict[str, Any], titles: Sequence[str], place: Place) -> Iterator[_Asked]:
     """Yield the parts of a question as questions about the name that each of them has."""
     answers: list[str] = []
-    for i, entry in enumerate(record.get("question_decomposition", ())):
+    steps = record.get("question_decomposition", [])
+    if not isinstance(steps, list):
+        raise place.expected("question_decomposition", "a list of objects", steps)
+    for i, entry in enumerate(steps):
         step = object_at(entry, f"question_decomposition[{i}]", place)
         question, support = text_of(step, "question", place), step.get("paragraph_support_idx")
         answers.append(text_of(step, "answer", place))
@@ -233,7 +236,7 @@ def _single_hops(record: dict[str, Any], titles: Sequence[str], place: Place) ->
         if is_relation:
             question = f"What is the {relation} of {subject}?"
         slots = [int(number) - 1 for number in _SLOT.findall(question)]
-        if any(slot >= len(answers) for slot in slots):
+        if any(not 0 <= slot < i for slot in slots):  # only an earlier answer can be meant
             continue
         for slot in dict.fromkeys(slots):
             open_one = question.replace(f"#{slot + 1}", "{}")
@@ -252,7 +255,7 @@ def _about_names(question: str, title: str, names: Iterable[str] | None = None) 
         yield _Asked(question.replace(name, "{}", 1), name, title)
 
 
-def _squad(folder: str | Path, forbidden: Iterable[str]) -> tuple[TrainingParagraphs, list[_Asked]]:
+def _squad(folder: str | Path) -> tuple[TrainingParagraphs, list[_Asked]]:
     """Return the paragraphs of SQuAD's training articles, with titles as Wikipedia's have them, and their questions."""
     texts = _Articles()
     asked: list[_Asked] = []
@@ -264,7 +267,7 @@ def _squad(folder: str | Path, forbidden: Iterable[str]) -> tuple[TrainingParagr
             beside[own] |= set(titles.values()) - {own}
         for question in article.questions:
             asked += _about_names(question.question.strip(), titles[question.gold[0]])
-    return TrainingParagraphs(texts.texts, beside, tuple(sorted(texts.texts.values())), frozenset(forbidden)), asked
+    return TrainingParagraphs(texts.texts, beside, tuple(sorted(texts.texts.values()))), asked
 
 
 class _Articles:

@@ -79,13 +79,13 @@ class RenamedPassages:
 
 
 class _Exchange:
-    """Replaces names in texts, and the last words of people's names where they stand alone."""
+    """Replaces names, and the last word of one of two or three words, a surname mostly, where it stands alone."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
         words = dict(names)
         for name, other in names.items():
             last, other_last = name.split()[-1], other.split()[-1]
-            # A surname; the last word of another thing's name may be any word ("The Long Road").
+            # Longer names are rarely those of people, and their last word may be any word.
             if 2 <= len(name.split()) <= 3 and len(last) >= _SHORTEST and last not in words:
                 words[last] = other_last
         self._words = words
