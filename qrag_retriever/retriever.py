@@ -23,6 +23,7 @@ from qrag_retriever.index import ChunkIndex
 from qrag_retriever.index_model import ModelLike, resolve_model
 from qrag_retriever.integrations.documents import records_of
 from qrag_retriever.integrations.installed import make_callback_manager
+from qrag_retriever.json_lines import nearest
 from qrag_retriever.records import Record
 from qrag_retriever.scan import ScanKind
 from qrag_retriever.selection import Selection
@@ -42,6 +43,8 @@ MinQ = float | Literal["auto"] | None
 Order = Literal["retrieved", "document"]
 # What an index keeps of a retriever.
 _SAVED = ("k", "min_q", "beam_width", "order", "score_key", "hop_key")
+# What a user sets, as an error lists it; the frameworks' own fields are accepted as well.
+_ASKED = ("k", "similarity_top_k", "min_q", "beam_width", "order", "filters", "batch_wait_ms", "score_key", "hop_key")
 
 
 class _Settings(BaseModel):
@@ -62,6 +65,15 @@ class _Settings(BaseModel):
     callback_manager: Any = Field(default_factory=make_callback_manager, exclude=True, repr=False)
     object_map: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
     verbose: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, values: Any) -> Any:
+        """Name the settings there are, where pydantic would only say that an input is not permitted."""
+        if isinstance(values, dict):
+            for name in values.keys() - {*cls.model_fields, "similarity_top_k", "objects"}:
+                raise ValueError(f"there is no setting {name!r}{nearest(name, _ASKED)}; there are {', '.join(_ASKED)}")
+        return values
 
     @model_validator(mode="before")
     @classmethod

@@ -154,7 +154,8 @@ def test_a_retriever_needs_a_sensible_k(k: Any) -> None:
         ({"min_q": "often"}, "min_q"),
         ({"min_q": "auto"}, "no calibrated min_q for document mode.*number or None"),
         ({"min_q": float("nan")}, "NaN"),
-        ({"top": 4}, "top\n.*Extra inputs"),
+        ({"top": 4}, "no setting 'top'; there are k, similarity_top_k, min_q"),
+        ({"beam_with": 4}, "no setting 'beam_with'; did you mean 'beam_width'"),
     ],
 )
 def test_a_retriever_names_a_bad_setting(setting: dict[str, Any], message: str) -> None:

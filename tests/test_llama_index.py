@@ -844,6 +844,14 @@ def test_filters_can_name_the_source_document(model: QRAGModel) -> None:
     assert {hit.node.ref_doc_id for hit in made.retrieve(QUESTION)} == {"two"}
 
 
+@pytest.mark.parametrize("key", ["document_id", "source"])
+def test_a_node_without_a_source_is_of_the_document_that_its_metadata_name(model: QRAGModel, key: str) -> None:
+    nodes = [TextNode(text=text, metadata={key: str(i % 2)}) for i, text in enumerate(STORY)]
+    made = QRAGRetriever.from_documents(nodes, model=model, filters={"document_id": "1"})
+    assert made.mode == "corpus", "two source documents"
+    assert {hit.node.metadata[key] for hit in made.retrieve(QUESTION)} == {"1"}
+
+
 # Constructors
 
 

@@ -25,7 +25,7 @@ from llama_index.core.schema import (
 
 from qrag_retriever.batching import off_the_loop
 from qrag_retriever.integrations.llama_index_hops import hop_listener
-from qrag_retriever.records import Record
+from qrag_retriever.records import Record, document_of
 
 
 def is_node(item: object) -> bool:
@@ -52,7 +52,7 @@ def record_of(node: BaseNode) -> Record:
         node.node_id,
         text,
         copy.deepcopy(node.metadata),
-        node.ref_doc_id,
+        node.ref_doc_id if node.ref_doc_id is not None else document_of(node.metadata),
         copy.deepcopy(_without_object(node).to_dict()),
         None if embedded == text else embedded,
     )
