@@ -7,6 +7,7 @@ import hashlib
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ from qrag_retriever.pair import (
     read_tried,
     save_encoder,
     untrained_config,
+    without_bars,
 )
 from qrag_retriever.safe_loading import check_encoder_folder
 from qrag_retriever.shared_pairs import shared_pair
@@ -249,7 +251,8 @@ class QRAGModel:
             place = name if "revision" in options else local_name(name)
             if not options.get("trust_remote_code"):
                 check_encoder_folder(Path(place))
-            encoder = detached(SentenceTransformer(place, device="cpu", **options))
+            with without_bars() if Path(place).is_dir() else nullcontext():
+                encoder = detached(SentenceTransformer(place, device="cpu", **options))
             kept = {key: value for key, value in options.items() if key not in _NEVER_KEPT}
             kept.update({"num_layers": num_layers} if num_layers is not None else {}, **overrides)
             is_repeatable = kept.keys() <= _REPEATABLE and json_culprit(kept, "") is None

@@ -6,7 +6,8 @@ import hashlib
 import math
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +125,8 @@ def read_pair(folder: Path) -> Pair:
         if scratch is not None:
             expand(folder, scratch)
         places = [(scratch or folder) / role for role in ROLES]
-        state, action = (_complete(SentenceTransformer(str(place), device="cpu"), place) for place in places)
+        with without_bars():
+            state, action = (_complete(SentenceTransformer(str(place), device="cpu"), place) for place in places)
         return detached(state), detached(action)
     except ModelFolderError:
         raise
@@ -157,11 +159,28 @@ def detached(encoder: SentenceTransformer) -> SentenceTransformer:
     return encoder
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers from drawing progress bars for a folder on disk: they are brief, and tear other bars apart."""
+    from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
+    from transformers.utils import logging
+
+    # False, and not None: the user's environment asks for bars.
+    if not logging.is_progress_bar_enabled() or HF_HUB_DISABLE_PROGRESS_BARS is False:
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
 def save_encoder(encoder: SentenceTransformer, folder: Path) -> None:
     """Write one encoder as a folder of its own."""
     # A tokenizer is saved with the cutting and padding of its last call, and two encoders may differ in nothing else.
     backend = getattr(encoder.tokenizer, "backend_tokenizer", None)
-    with TOKENIZER_LOCK:
+    with TOKENIZER_LOCK, without_bars():
         if backend is not None:
             backend.no_truncation()
             backend.no_padding()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from transformers.utils import logging
 
 from qrag_retriever import QRAGConfig, QRAGModel, devices
 from qrag_retriever.checksums import CHECKSUMS_NAME, verify_checksums, write_checksums
@@ -448,3 +449,19 @@ def test_pushing_uploads_a_complete_model_folder(two_encoders: QRAGModel, monkey
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     assert two_encoders.push_to_hub("me/pair") == "me/pair: Upload model"
     assert uploaded == {"me/pair": ["README.md", "SHA256SUMS", "action_encoder", "qrag_config.json", "state_encoder"]}
+
+
+def test_folders_are_read_and_written_without_bars(
+    tiny_encoder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Those of transformers would tear the progress of training apart; elsewhere they stay as they were."""
+    shown = logging.is_progress_bar_enabled()
+    logging.enable_progress_bar()
+    try:
+        QRAGModel.from_encoder(tiny_encoder, device="cpu").save_pretrained(tmp_path / "model")
+        QRAGModel.from_pretrained(tmp_path / "model", device="cpu").encode_chunks(TEXTS)
+        assert "%|" not in capfd.readouterr().err
+        assert logging.is_progress_bar_enabled()
+    finally:
+        if not shown:
+            logging.disable_progress_bar()
