@@ -77,6 +77,9 @@ SCORES: dict[str, tuple[Any, bool]] = {
     "one minus inner product": (lambda q, v: 1 - float(q @ v), True),
     "distance": (lambda q, v: float(np.linalg.norm(q - v)), True),
     "squared distance": (lambda q, v: float(((q - v) ** 2).sum()), True),
+    "exp(-squared distance)": (lambda q, v: float(np.exp(-((q - v).astype(float) ** 2).sum())), False),
+    "exp(-cosine distance)": (lambda q, v: float(np.exp(cosine(q, v) - 1)), False),
+    "exp(-one minus inner product)": (lambda q, v: float(np.exp(float(q @ v) - 1)), False),
 }
 
 

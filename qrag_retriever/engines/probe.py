@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,14 +34,26 @@ class ScoreMeaning(NamedTuple):
     inner_product: Callable[[float, float, float], float]
 
 
+def _decayed(distance: ScoreMeaning) -> ScoreMeaning:
+    """Return the meaning of ``exp(-distance)``, which LlamaIndex's Chroma store makes of Chroma's distances."""
+    return ScoreMeaning(
+        f"exp(-{distance.name})",
+        lambda s, q, m: distance.inner_product(-math.log(s), q, m) if s > 0 else -math.inf,
+    )
+
+
+_DISTANCES = [
+    ScoreMeaning("cosine distance", lambda s, q, m: (1 - s) * q * m),
+    ScoreMeaning("one minus inner product", lambda s, q, m: 1 - s),
+    ScoreMeaning("squared distance", lambda s, q, m: (q * q + m * m - s) / 2),
+]
 _MEANINGS = [
     ScoreMeaning("cosine similarity", lambda s, q, m: s * q * m),
     ScoreMeaning("inner product", lambda s, q, m: s),
-    ScoreMeaning("cosine distance", lambda s, q, m: (1 - s) * q * m),
     ScoreMeaning("negative inner product", lambda s, q, m: -s),
-    ScoreMeaning("one minus inner product", lambda s, q, m: 1 - s),
-    ScoreMeaning("squared distance", lambda s, q, m: (q * q + m * m - s) / 2),
     ScoreMeaning("distance", lambda s, q, m: (q * q + m * m - s * s) / 2),
+    *_DISTANCES,
+    *(_decayed(distance) for distance in _DISTANCES),
 ]
 
 
