@@ -165,15 +165,16 @@ def without_bars() -> Iterator[None]:
     from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
     from transformers.utils import logging
 
+    bars: Any = logging  # its functions have no types
     # False, and not None: the user's environment asks for bars.
-    if not logging.is_progress_bar_enabled() or HF_HUB_DISABLE_PROGRESS_BARS is False:
+    if not bars.is_progress_bar_enabled() or HF_HUB_DISABLE_PROGRESS_BARS is False:
         yield
         return
-    logging.disable_progress_bar()
+    bars.disable_progress_bar()
     try:
         yield
     finally:
-        logging.enable_progress_bar()
+        bars.enable_progress_bar()
 
 
 def save_encoder(encoder: SentenceTransformer, folder: Path) -> None:

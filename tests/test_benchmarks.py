@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from qrag_retriever import QRAGModel
-from qrag_retriever.benchmarks import concurrency
+from qrag_retriever.benchmarks import concurrency, folder
 from qrag_retriever.benchmarks.rivals import RotateEveryChunk, floors
 from qrag_retriever.benchmarks.search import main, random_matrix
 from qrag_retriever.benchmarks.timing import side_by_side
@@ -51,6 +52,22 @@ def test_the_sections_run_and_write_their_rows(tmp_path: Path, capsys: pytest.Ca
     assert rows.keys() == {"step", "threads", "batch", "growth"}
     assert all(row["wall_ms"] > 0 for row in rows["step"])
     assert "ours, float32" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+def test_a_folder_is_built_in_blocks_and_opened_with_each_scan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "BLOCK", 200)
+    folder.main(["--chunks", "500", "--rounds", "2", "--json", str(tmp_path / "rows.json")])
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert {"float32", "mapped"} <= {row["scan"] for row in rows} <= {"float32", "int8", "mapped"}
+    for row in rows:
+        assert row["chunks"] == 500
+        assert row["folder_mb"] > 500 * folder.DIM * 2 / 1e6, "float16 vectors, and texts"
+        assert 0 < row["open_s"] < row["first_hop_after_s"]
+        assert row["hop_ms"] > 0
+    assert "first_hop_after_s" in capsys.readouterr().out
 
 
 def test_an_unknown_section_is_named(capsys: pytest.CaptureFixture[str]) -> None:
