@@ -1,7 +1,8 @@
 """Signs that training is about to collapse, or has, and what to do about each.
 
 The signs that warn: values beyond what the reward can pay, a loss that becomes noise, and validation that drops while
-the loss looks well. The thresholds are rules of thumb.
+the loss looks well. The thresholds are rules of thumb; over tau and alpha (training/README.md) it is the third that
+tells the settings that lose most, while the variance of the loss tells nothing.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ class Health:
             return []
         warning = self._once(
             "validation",
-            f"validation has fallen from {best:.3f} to {score:.3f}. The best model so far is kept; use a smaller "
-            "pqn.learning_rate, keep pqn.imitation_weight on for longer, or a larger pqn.alpha if picks do not vary",
+            f"validation has fallen from {best:.3f} to {score:.3f}. The best model so far is kept; keep "
+            "pqn.imitation_weight on for longer, or use a smaller pqn.learning_rate, pqn.alpha or pqn.tau",
         )
         return [warning] if warning else []
 
@@ -118,6 +119,6 @@ def diverged(what: str, kept: Path | None) -> str:
     """
     left = "" if kept is None else f", the best model so far is in {kept}"
     return (
-        f"{what}; training has stopped{left}. Try a smaller learning rate, pqn.clip_values = true, a larger pqn.alpha "
-        "or a smaller pqn.tau; run.dtype = 'float32' rules out rounding"
+        f"{what}; training has stopped{left}. Try a smaller learning rate, pqn.clip_values = true or a smaller "
+        "pqn.tau; run.dtype = 'float32' rules out rounding"
     )
