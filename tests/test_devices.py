@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -29,3 +30,14 @@ def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     assert devices._malloc_trim() is None
     devices._malloc_trim.cache_clear()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a process begins at nothing anyway")
+def test_the_peak_of_memory_is_that_of_this_process_and_not_of_the_one_that_started_it() -> None:
+    large = bytearray(2**30)
+    large[:: 2**12] = b"x" * len(range(0, 2**30, 2**12))
+    assert (devices.peak_memory_mb() or 0) > 1024
+    code = "from qrag_retriever.devices import peak_memory_mb; print(peak_memory_mb())"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < float(shown.stdout) < 1024
+    del large
