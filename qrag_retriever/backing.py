@@ -160,7 +160,7 @@ class StoredBacking(ABC):
         """Delete records; returns the version without them, and the ids that were deleted now."""
         with self._store.writing() as transaction:
             view = self._caught_up(view, transaction.settings)
-            absent = any(id_ not in view.layout.chunk_of for id_ in ids)
+            absent = any(view.layout.find(id_) is None for id_ in ids)
             removed = known_chunks(view.layout, ids, self.deleted_ids() if absent else set())
             transaction.invalidate(view.layout.rows[removed])
             pinned = self._pin(transaction.settings)
@@ -229,7 +229,8 @@ def known_chunks(layout: Layout, ids: Sequence[str], deleted_before: set[str]) -
     Raises:
         UnknownIdError: If an id is not, and never was, in the index.
     """
-    unknown = [id_ for id_ in ids if id_ not in layout.chunk_of and id_ not in deleted_before]
+    found = {id_: layout.find(id_) for id_ in ids}
+    unknown = [id_ for id_ in ids if found[id_] is None and id_ not in deleted_before]
     if unknown:
         raise UnknownIdError(f"unknown ids: {unknown[:5]} ({len(unknown)} in all); nothing was deleted")
-    return [layout.chunk_of[id_] for id_ in ids if id_ in layout.chunk_of]
+    return [chunk for id_ in ids if (chunk := found[id_]) is not None]

@@ -471,7 +471,7 @@ class ChunkIndex:
     def get(self, ids: Sequence[str]) -> list[Record]:
         """Read records by id; ids that are not in the index are left out."""
         view = self._view
-        return view.records([view.layout.chunk_of[id_] for id_ in ids if id_ in view.layout.chunk_of])
+        return view.records([chunk for id_ in ids if (chunk := view.layout.find(id_)) is not None])
 
     def add(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -42,9 +43,14 @@ class Layout:
         """Count the chunks."""
         return len(self.rows)
 
+    def find(self, id_: str) -> int | None:
+        """Return the chunk id of an id; None if it is not here."""
+        chunk = self._chunk_of.get(id_)
+        # What a layout that was appended to this one knows is in the same dictionary.
+        return chunk if chunk is not None and chunk < len(self) and self.ids[chunk] == id_ else None
+
     @cached_property
-    def chunk_of(self) -> dict[str, int]:
-        """Map ids to chunk ids."""
+    def _chunk_of(self) -> dict[str, int]:
         return {id_: chunk for chunk, id_ in enumerate(self.ids)}
 
     @cached_property
@@ -70,7 +76,7 @@ class Layout:
         last_of: dict[str, Key] = {}
         next_major = int(self.keys[-1, 0]) + 1 if len(self) else 0
         for record in records:
-            old = self.chunk_of.get(record.id)
+            old = self.find(record.id)
             if old is not None:
                 replaced.append(old)
                 if self.document_ids[old] == record.document_id:
@@ -110,6 +116,8 @@ class Layout:
             The new layout, and for each of its chunks where it came from: an old chunk id, or N + i for the i-th new
             record. Equal to ``arange(N + M)`` exactly if the change only appends.
         """
+        if not len(removed) and self._are_behind(keys):
+            return self._appended(records, keys, rows), np.arange(len(self) + len(records))
         kept = np.setdiff1d(np.arange(len(self)), np.asarray(removed, np.int64))
         new_keys = np.concatenate([self.keys[kept], np.array(keys, np.int64).reshape(-1, 2)])
         origin = np.concatenate([kept, len(self) + np.arange(len(records))])
@@ -118,7 +126,37 @@ class Layout:
         all_rows = np.concatenate([self.rows, rows])
         ids = (*self.ids, *(record.id for record in records))
         documents = (*self.document_ids, *(record.document_id for record in records))
+        sources = origin.tolist()
         layout = Layout(
-            all_rows[origin], new_keys[order], tuple(ids[i] for i in origin), tuple(documents[i] for i in origin)
+            all_rows[origin], new_keys[order], tuple([ids[i] for i in sources]), tuple([documents[i] for i in sources])
         )
         return layout, origin
+
+    def _are_behind(self, keys: Sequence[Key]) -> bool:
+        """Tell whether keys ascend, and all are behind those that are here."""
+        last = [tuple(self.keys[-1].tolist())] if len(self) else []
+        return all(one < next_one for one, next_one in pairwise([*last, *keys]))
+
+    def _appended(self, records: Sequence[Record], keys: Sequence[Key], rows: np.ndarray) -> Layout:
+        """Add records at the end; what is looked up by id or document is carried on, not made anew (O(N) each)."""
+        layout = Layout(
+            np.concatenate([self.rows, rows]),
+            np.concatenate([self.keys, np.array(keys, np.int64).reshape(-1, 2)]),
+            (*self.ids, *(record.id for record in records)),
+            (*self.document_ids, *(record.document_id for record in records)),
+        )
+        if "_chunk_of" in self.__dict__:
+            self._chunk_of.update((record.id, len(self) + i) for i, record in enumerate(records))
+            layout.__dict__["_chunk_of"] = self._chunk_of
+        if "chunks_of_document" in self.__dict__:
+            members: dict[str, list[int]] = {}
+            for chunk, record in enumerate(records, start=len(self)):
+                if record.document_id is not None:
+                    members.setdefault(record.document_id, []).append(chunk)
+            known = self.chunks_of_document
+            none = np.empty(0, np.int64)
+            layout.__dict__["chunks_of_document"] = known | {
+                document: np.concatenate([known.get(document, none), np.array(own, np.int64)])
+                for document, own in members.items()
+            }
+        return layout

@@ -51,7 +51,7 @@ def test_initial_keeps_the_given_order() -> None:
     assert entries_of(layout) == [("b", "A"), ("a", None), ("c", "A")]
     assert layout.rows.tolist() == [0, 1, 2]
     assert len(layout) == 3
-    assert layout.chunk_of == {"b": 0, "a": 1, "c": 2}
+    assert [layout.find(id_) for id_ in "bacd"] == [0, 1, 2, None]
     assert {name: members.tolist() for name, members in layout.chunks_of_document.items()} == {"A": [0, 2]}
 
 
@@ -92,6 +92,13 @@ def test_any_history_equals_the_list_model(start: list[Entry], history: list[lis
         assert [row_of[id_] for id_ in layout.ids] == layout.rows.tolist()
         keys = [tuple(key) for key in layout.keys.tolist()]
         assert keys == sorted(set(keys))
+        place_of = {id_: place for place, (id_, _) in enumerate(naive)}
+        assert {id_: layout.find(id_) for id_ in IDS} == {id_: place_of.get(id_) for id_ in IDS}
+        members: dict[str, list[int]] = {}
+        for place, (_, document) in enumerate(naive):
+            if document is not None:
+                members.setdefault(document, []).append(place)
+        assert {name: own.tolist() for name, own in layout.chunks_of_document.items()} == members
 
 
 @given(st.lists(entries, min_size=1, max_size=8, unique_by=lambda entry: entry[0]), st.data())
@@ -111,6 +118,17 @@ def test_the_old_layout_stays_as_it_was() -> None:
     layout.changed([0], [], [], np.empty(0, np.int64))
     assert entries_of(layout) == [("x", "A"), ("y", None)]
     assert layout.rows.tolist() == [0, 1]
+
+
+def test_what_is_appended_is_not_found_in_the_layout_before_nor_in_another_one_after_it() -> None:
+    layout = Layout.initial(records_of([("x", "A"), ("y", None)]))
+    assert (layout.find("y"), sorted(layout.chunks_of_document)) == (1, ["A"])
+    lost, _ = add(layout, [("p", "B"), ("q", None)])  # as if writing it had failed
+    after, _ = add(layout, [("q", "C"), ("r", "C")])
+    assert [layout.find(id_) for id_ in "xypqr"] == [0, 1, None, None, None]
+    assert [after.find(id_) for id_ in "xypqr"] == [0, 1, None, 2, 3]
+    assert lost.find("p") == 2
+    assert [sorted(one.chunks_of_document) for one in (layout, lost, after)] == [["A"], ["A", "B"], ["A", "C"]]
 
 
 def test_an_emptied_layout_takes_chunks_again() -> None:
