@@ -70,6 +70,13 @@ def test_a_folder_is_built_in_blocks_and_opened_with_each_scan(
     assert "first_hop_after_s" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("option", ["--chunks", "--rounds"])
+def test_a_folder_of_nothing_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        folder.main([option, "0"])
+    assert f"{option} must be at least 1, got 0" in capsys.readouterr().err
+
+
 def test_an_unknown_section_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["speed"])

@@ -2,7 +2,7 @@
 
 Random embeddings of 384 components are added block by block, each synced before the next. Then, in a process of its own
 for each kind of scan, the folder is opened (which verifies the checksum of every vector) and hops with 3 picks are
-timed on one thread. Embedding is no part of it: `qrag_retriever.benchmarks.encoding` measures that.
+timed on one thread. Linux only, for the memory. Embedding is no part of it: `qrag_retriever.benchmarks.encoding` measures that.
 """
 
 from __future__ import annotations
@@ -102,6 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=20, help="timed hops")
     parser.add_argument("--json", type=Path, help="write the rows here")
     options = parser.parse_args(arguments)
+    for name, values in (("chunks", options.chunks), ("rounds", [options.rounds])):
+        if min(values) < 1:
+            parser.error(f"--{name} must be at least 1, got {min(values)}")
     rows: list[Row] = []
     for num_chunks in options.chunks:
         rows.extend(measure(num_chunks, options.rounds))
