@@ -2,7 +2,8 @@
 
 Random embeddings of 384 components are added block by block, each synced before the next. Then, in a process of its own
 for each kind of scan, the folder is opened (which verifies the checksum of every vector) and hops with 3 picks are
-timed on one thread. Linux only, for the memory. Embedding is no part of it: `qrag_retriever.benchmarks.encoding` measures that.
+timed on one thread. Linux only, for the memory. Embedding is no part of it: `qrag_retriever.benchmarks.encoding`
+measures that.
 """
 
 from __future__ import annotations
