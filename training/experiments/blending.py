@@ -6,8 +6,10 @@ examples/, which no recipe is trained on, and on validation of what the pair in 
     python training/experiments/blending.py --data DATA --output runs/blending --model runs/bundled-prose/model
     python training/experiments/blending.py --data DATA --output runs/added-up --model runs/bundled-finish/model \
         --other runs/bundled-wiki/model --shares 0,0.5,0.7+0.5,0.8+0.35,0.8+0.6 --normalize own
+    python training/experiments/blending.py --data DATA --output runs/averages --model runs/one/model \
+        --other runs/two/model,runs/three/model --shares 0.5+0.5,0.4+0.3+0.3 --normalize own
 
-A share is that of the other weights, or "own+other", for which the encoder that both come from makes up the rest.
+A share is that of the other weights, or "own+other+other...": the encoder that all come from is the rest.
 """
 
 from __future__ import annotations
@@ -26,15 +28,16 @@ from qrag_retriever.training.recipe import BlendSettings, ModelSettings
 from qrag_retriever.training.starting_point import starting_point
 
 TOWN = RECIPES.parent / "examples" / "town.jsonl"
-# Source, options, picks, and the most questions.
+# Source, split, options, picks, and the most questions.
 SOURCES = (
-    ("hotpotqa", {}, 2, 100),
-    ("2wiki", {}, 4, 100),
-    ("ruler-qa-1", {}, 1, 50),
-    ("babilong-qa1", {"num_chunks": 60}, 2, 100),
-    ("babilong-qa2", {"num_chunks": 60}, 4, 100),
-    ("babilong-qa3", {"num_chunks": 60}, 6, 100),
-    ("relations-made", {}, 4, 100),
+    ("musique", "train", {}, 5, 100),  # tells what is learned only of pairs that are not trained on them
+    ("hotpotqa", "validation", {}, 2, 100),
+    ("2wiki", "validation", {}, 4, 100),
+    ("ruler-qa-1", "validation", {}, 1, 50),
+    ("babilong-qa1", "validation", {"num_chunks": 60}, 2, 100),
+    ("babilong-qa2", "validation", {"num_chunks": 60}, 4, 100),
+    ("babilong-qa3", "validation", {"num_chunks": 60}, 6, 100),
+    ("relations-made", "validation", {}, 4, 100),
 )
 # So that Q-values of the pair that bundled-prose.toml ends with keep their size; None: the pair's own scale.
 SCALES = {"own": None, "all": 1.6, "chunks": 0.624}
@@ -44,27 +47,33 @@ def episodes_of(data: Path, num_samples: int) -> dict[str, list[tuple[Sample, in
     """Draw the questions, the same at every call."""
     town = JsonLines(TOWN, mode="corpus")
     drawn = {"town": [(town.sample(i, np.random.default_rng(0)), 4) for i in range(min(num_samples, len(town)))]}
-    for name, settings, picks, most in SOURCES:
-        source = open_source(name, data, "validation", **settings)
+    for name, split, settings, picks, most in SOURCES:
+        source = open_source(name, data, split, **settings)
         count = min(num_samples, most, len(source))
         drawn[name] = [(source.sample(i, np.random.default_rng([7, i])), picks) for i in range(count)]
     return drawn
 
 
-def blend_of(share: str, other: str, plain: str) -> BlendSettings | None:
+def blends_of(share: str, others: list[str], plain: str) -> list[BlendSettings]:
     """Read a share of the command line."""
     if share == "0":
-        return None
-    own, plus, mixed_in = share.rpartition("+")
-    sums = {"own_share": float(own), "base": plain} if plus else {}
-    return BlendSettings(encoder=other, share=float(mixed_in), **sums)
+        return []
+    if "+" not in share:
+        return [BlendSettings(encoder=others[0], share=float(share))]
+    own, *mixed_in = map(float, share.split("+"))
+    # They are mixed in one after the other: the first one scales the pair's own weights.
+    own_shares = [own] + [1.0] * (len(mixed_in) - 1)
+    return [
+        BlendSettings(encoder=other, share=part, own_share=own_share, base=plain)
+        for other, part, own_share in zip(others, mixed_in, own_shares, strict=False)
+    ]
 
 
-def pair_of(model: str, blend: BlendSettings | None, normalize: str) -> TrainedPair:
+def pair_of(model: str, blends: list[BlendSettings], normalize: str) -> TrainedPair:
     """Change a trained pair as a recipe's ``[model]`` would."""
     # Left out, it is the pair's own.
     chosen = {} if normalize == "own" else {"normalize": True if normalize == "all" else normalize}
-    settings = ModelSettings(encoder=model, blend=blend, output_scale=SCALES[normalize], **chosen)
+    settings = ModelSettings(encoder=model, blend=blends, output_scale=SCALES[normalize], **chosen)
     start = starting_point(settings, "cpu")
     return TrainedPair(start.config, *start.encoders(), targets="none", compute_dtype=torch.float32)
 
@@ -78,9 +87,9 @@ def main() -> None:
     drawn = episodes_of(chosen.data, chosen.num_samples)
     rows = []
     for share in chosen.shares.split(","):
-        blend = blend_of(share, chosen.other, chosen.plain)
+        blends = blends_of(share, chosen.other.split(","), chosen.plain)
         for normalize in chosen.normalize.split(","):
-            measured = Measured(pair_of(chosen.model, blend, normalize))
+            measured = Measured(pair_of(chosen.model, blends, normalize))
             for name, episodes in drawn.items():
                 figures = figures_of(measured.picks(episodes)).to_dict()
                 rows.append({"share": share, "normalize": normalize, "source": name, **figures})

@@ -5,7 +5,7 @@ last model go two branches of equally many updates with the same learning rates:
 over. The last model of each is measured, not the best, so that nothing is won by choosing; all on the same test
 questions. Differences are paired, with 95% bootstrap intervals over questions and seeds. PQN has no imitation beside
 it, so that what is gained is gained by reinforcement (``--imitation`` keeps some on; ``--num-envs``, ``--alpha`` and
-``--num-alternatives`` are the recipe's unless given).
+``--num-alternatives`` are the recipe's unless given). ``--num-chunks`` gives both branches documents of another length.
 
     python training/experiments/rl_gain.py --data DATA --output runs/rl-gain --task 3
 """
@@ -25,7 +25,7 @@ STAGES = ("warm start", "more warm start", "PQN")
 def main() -> None:
     chosen = options(
         __doc__, task=3, lengths="4k,128k", num_samples=500, warm_updates=0, patience=100, updates=100,
-        learning_rate=1e-4, imitation=0.0, num_envs=0, alpha=0.0, num_alternatives=0,
+        learning_rate=1e-4, imitation=0.0, num_envs=0, alpha=0.0, num_alternatives=0, num_chunks=0,
     )  # fmt: skip
     settings = read_recipe(RECIPES / f"babilong-qa{chosen.task}.toml").model_dump()
     noise = noise_of_test(chosen.data)
@@ -68,12 +68,18 @@ def branches(chosen: Any, settings: dict[str, Any], seed: int) -> list[dict[str,
             {**settings["pqn"], **schedule, **own, "imitation_weight": chosen.imitation},
         ),
     }
+    data = [_of_length(source, chosen.num_chunks) for source in settings["data"]]
     reports = [warm]
     for name, (warm_start, pqn) in ways.items():
         model = {**settings["model"], "encoder": warm["model"]}
-        branch = {**settings, "model": model, "run": common, "warm_start": warm_start, "pqn": pqn}
+        branch = {**settings, "model": model, "data": data, "run": common, "warm_start": warm_start, "pqn": pqn}
         reports.append(run(branch, chosen.data, chosen.output / f"{name}-{seed}"))
     return reports
+
+
+def _of_length(source: dict[str, Any], num_chunks: int) -> dict[str, Any]:
+    length = {"num_chunks": num_chunks, "noise_window": num_chunks} if num_chunks else {}
+    return {**source, "options": {**source["options"], **length}}
 
 
 def paired(one: list[list[bool]], other: list[list[bool]]) -> tuple[float, float, float]:
