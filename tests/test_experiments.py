@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from qrag_retriever import QRAGModel
 from qrag_retriever.benchmarks import training as benchmark
@@ -68,20 +69,41 @@ def test_a_script_says_what_it_does(
 
 
 def test_shares_of_a_blend_are_read(experiments: None) -> None:
-    blend_of = importlib.import_module("blending").blend_of
-    assert blend_of("0", "wiki", "minilm") is None
-    assert blend_of("0.2", "wiki", "minilm") == BlendSettings(encoder="wiki", share=0.2)
-    assert blend_of("0.7+0.5", "wiki", "minilm") == BlendSettings(
-        encoder="wiki", share=0.5, own_share=0.7, base="minilm"
-    )
+    blends_of = importlib.import_module("blending").blends_of
+    assert blends_of("0", ["wiki"], "minilm") == []
+    assert blends_of("0.2", ["wiki", "story"], "minilm") == [BlendSettings(encoder="wiki", share=0.2)]
+    assert blends_of("0.7+0.5", ["wiki"], "minilm") == [
+        BlendSettings(encoder="wiki", share=0.5, own_share=0.7, base="minilm")
+    ]
+    with pytest.raises(SystemExit, match=r"'0.2\+0.3\+0.5' has shares of 2 other pairs, --other names 1"):
+        blends_of("0.2+0.3+0.5", ["wiki"], "minilm")
 
 
-def test_a_pair_with_a_normalisation_of_its_own_keeps_it(experiments: None, tmp_path: Path, tiny_encoder: Path) -> None:
-    model = QRAGModel.from_encoder(tiny_encoder, positions="relative", normalize="chunks", device="cpu")
-    model.save_pretrained(tmp_path / "pair")
+def test_shares_of_three_pairs_are_those_of_their_weights(
+    experiments: None, tmp_path: Path, tiny_encoder: Path
+) -> None:
     blending = importlib.import_module("blending")
-    blend = blending.blend_of("0.7+0.5", str(tmp_path / "pair"), str(tiny_encoder))
-    assert blending.pair_of(str(tmp_path / "pair"), blend, "own").config.normalize == "chunks"
+    weights = {}
+    for seed, name in enumerate(("one", "two", "three")):
+        model = QRAGModel.from_encoder(tiny_encoder, positions="relative", normalize="chunks", device="cpu")
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for encoder in (model.state_encoder.model, model.action_encoder.model):
+                for weight in encoder.parameters():
+                    weight.add_(torch.randn_like(weight))
+        model.save_pretrained(tmp_path / name)
+        weights[name] = model.action_encoder.model.state_dict()
+    plain = QRAGModel.from_encoder(tiny_encoder, device="cpu").action_encoder.model.state_dict()
+    blends = blending.blends_of("0.5+0.2+0.2", [str(tmp_path / "two"), str(tmp_path / "three")], str(tiny_encoder))
+    pair = blending.pair_of(str(tmp_path / "one"), blends, "own")
+    assert pair.config.normalize == "chunks"
+    for key, mixed in pair.action_encoder.model.state_dict().items():
+        if (
+            mixed.is_floating_point() and ".pooler." not in key
+        ):  # poolers of the tiny encoder are drawn anew at every load
+            one, two, three = (weights[name][key] for name in ("one", "two", "three"))
+            # Folders keep weights in bfloat16.
+            assert torch.allclose(mixed, 0.5 * one + 0.2 * two + 0.2 * three + 0.1 * plain[key], atol=0.02)
 
 
 def test_the_reader_of_babi_answers_from_the_last_move_that_it_sees(experiments: None) -> None:
@@ -203,7 +225,7 @@ def test_both_ways_on_from_a_warm_start_are_measured(
     put_books(data, "test", num_sentences=300)
     called(
         monkeypatch, "rl_gain", "--data", str(data), "--output", str(tmp_path / "out"), "--task", "2",
-        "--lengths", "1k", "--updates", "1", "--seeds", "1", "2",
+        "--lengths", "1k", "--updates", "1", "--seeds", "1", "2", "--num-chunks", "15",
     )  # fmt: skip
     rows = json.loads((tmp_path / "out" / "rl_gain.json").read_text(encoding="utf-8"))
     assert [row["stage"] for row in rows] == list(rl_gain.STAGES) * 2
@@ -213,3 +235,8 @@ def test_both_ways_on_from_a_warm_start_are_measured(
     assert '"stage": "warm_start"' not in logs["pqn-1"]
     assert '"stage": "warm_start"' in logs["more-1"]
     assert '"stage": "pqn"' not in logs["more-1"]
+    lengths = {
+        path.parent.name: json.loads(path.read_text(encoding="utf-8"))["recipe"]["data"][0]["options"]["num_chunks"]
+        for path in (tmp_path / "out").glob("*/report.json")
+    }
+    assert (lengths["warm-1"], lengths["more-1"], lengths["pqn-1"]) == (10, 15, 15)

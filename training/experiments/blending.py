@@ -61,6 +61,8 @@ def blends_of(share: str, others: list[str], plain: str) -> list[BlendSettings]:
     if "+" not in share:
         return [BlendSettings(encoder=others[0], share=float(share))]
     own, *mixed_in = map(float, share.split("+"))
+    if len(mixed_in) > len(others):
+        raise SystemExit(f"{share!r} has shares of {len(mixed_in)} other pairs, --other names {len(others)}")
     # They are mixed in one after the other: the first one scales the pair's own weights.
     own_shares = [own] + [1.0] * (len(mixed_in) - 1)
     return [
