@@ -76,14 +76,22 @@ def _cpu_flags() -> set[str]:
     return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
 
 
+def process_status() -> dict[str, int]:
+    """Return the numbers that Linux keeps of this process (``VmRSS`` in KiB, ``Threads``); none on other systems."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    fields = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
+    return {name: int(words[0]) for name, words in fields.items() if words and words[0].isdecimal()}
+
+
 def peak_memory_mb() -> float | None:
     """Return the most main memory that this process has had, in MiB; None where the system does not count it."""
-    try:
-        # Of this process alone; what Linux gives below begins with what the process that started it had.
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        pass
+    # Of this process alone; what Linux gives below begins with what the process that started it had.
+    peak_kib = process_status().get("VmHWM")
+    if peak_kib is not None:
+        return peak_kib / 2**10
     try:
         import resource
     except ImportError:  # Windows

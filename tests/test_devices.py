@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +42,18 @@ def test_the_peak_of_memory_is_that_of_this_process_and_not_of_the_one_that_star
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 0 < float(shown.stdout) < 1024
     del large
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has it")
+def test_the_status_of_a_process_has_its_numbers() -> None:
+    status = devices.process_status()
+    assert 2**10 < status["VmRSS"] <= status["VmHWM"]
+    assert status["Threads"] >= 1
+    assert "Name" not in status
+
+
+def test_without_a_status_the_peak_is_what_python_knows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    monkeypatch.setattr(devices, "Path", lambda path: tmp_path / "missing")
+    assert devices.process_status() == {}
+    assert (devices.peak_memory_mb() or 0) > 10

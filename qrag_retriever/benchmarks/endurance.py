@@ -18,6 +18,7 @@ import numpy as np
 
 from qrag_retriever import QRAGModel, QRAGRetriever
 from qrag_retriever.benchmarks.timing import table
+from qrag_retriever.devices import process_status
 
 _WORDS_PER_CHUNK, _WORDS_PER_QUERY = 40, 12
 _LEAST_WARM_UP = 20
@@ -38,12 +39,9 @@ class Resources:
         Raises:
             OSError: Where there is no ``/proc``, that is, outside of Linux.
         """
-        status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        fields = {
-            name: value.split()[0] for name, _, value in (line.partition(":") for line in status) if value.split()
-        }
         files = len(list(Path("/proc/self/fd").iterdir()))
-        return cls(int(fields["VmRSS"]) * 1024, files, int(fields["Threads"]))
+        status = process_status()
+        return cls(status["VmRSS"] * 1024, files, status["Threads"])
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from qrag_retriever import ChunkIndex
 from qrag_retriever._extras import is_installed
 from qrag_retriever.benchmarks.search import make_query, random_matrix
 from qrag_retriever.benchmarks.timing import table, threads
+from qrag_retriever.devices import process_status
 from qrag_retriever.scan import ScanKind
 
 DIM = 384
@@ -51,8 +52,7 @@ def build(folder: Path, num_chunks: int) -> float:
 
 def anonymous_memory_mb() -> float:
     """Return the memory of this process that no file stands behind, in MB (mapped vectors are not in it)."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("RssAnon"))
+    return process_status()["RssAnon"] * 1024 / 1e6
 
 
 def measure_open(folder: str, scan: str, rounds: int) -> Row:
