@@ -56,7 +56,7 @@ def both(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> Path:
         subprocess.Popen(arguments, stdout=out, stderr=err, env=environment, cwd=Path(__file__).parents[1]) as launcher,
     ):
         try:
-            launcher.wait(timeout=240)
+            launcher.wait(timeout=600)
         except subprocess.TimeoutExpired:
             # The launcher ends the processes that it has started.
             launcher.send_signal(signal.SIGTERM)
