@@ -157,24 +157,37 @@ class PQNLearner:
         self, rollout: Rollout, embeddings: torch.Tensor, targets: torch.Tensor, others: torch.Tensor,
         imitation_weight: float,
     ) -> tuple[torch.Tensor, dict[str, float]]:  # fmt: skip
-        visits, candidates = rollout.visits, rollout.candidates
-        judged = [*enumerate(visits), *rollout.alternatives]
-        place = np.array([row for row, _ in judged])
-        picks = np.array([visit.chunk_id for _, visit in judged])
-        right = self._right(rollout)
         temperature = None
         if imitation_weight > 0 and self._log_temperature is not None:
             temperature = self._log_temperature.exp()
-        fresh_rows = np.unique(candidates.rows[place, picks])
+        judged = [*enumerate(rollout.visits), *rollout.alternatives]
+        place = np.array([row for row, _ in judged])
+        picks = np.array([visit.chunk_id for _, visit in judged])
+        right = self._right(rollout)
+        picked_rows = rollout.candidates.rows[place, picks]
+        fresh_rows = np.unique(picked_rows)
         if temperature is not None:
             extra = self._imitated_rows(rollout, right, fresh_rows, float(temperature.detach()))
             fresh_rows = np.concatenate([fresh_rows, extra[: self._settings.fresh_chunks]])
         fresh = self._pair.embed_chunks([self._cache.texts[row] for row in fresh_rows])
-        picked_chunks = with_fresh(self._cache.table, candidates.rows[place, picks][:, None], fresh_rows, fresh)
-        positions = candidates.positions[place, picks][:, None]
+        picked_chunks = with_fresh(self._cache.table, picked_rows[:, None], fresh_rows, fresh)
+        positions = rollout.candidates.positions[place, picks][:, None]
         states = torch.nn.functional.embedding(torch.from_numpy(place).to(embeddings.device), embeddings)
-        every = batched_head_q_values(states, picked_chunks, positions)[:, 0]  # (E * S + A, 2)
-        heads, other_heads = every[: len(visits)], every[len(visits) :]
+        heads = batched_head_q_values(states, picked_chunks, positions)[:, 0]  # (E * S + A, 2)
+        loss, figures = self._temporal_difference(rollout, heads, targets, others)
+        if temperature is not None:
+            imitation = self._imitation(rollout, embeddings, right, fresh_rows, fresh, temperature)
+            figures["imitation"] = float(imitation.detach())
+            loss = loss + imitation_weight * imitation
+        self._cache.store(fresh_rows, fresh)
+        return loss, figures
+
+    def _temporal_difference(
+        self, rollout: Rollout, heads: torch.Tensor, targets: torch.Tensor, others: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the loss of the picks and of the alternatives to them, in this order in ``heads``, and figures."""
+        visits = rollout.visits
+        heads, other_heads = heads[: len(visits)], heads[len(visits) :]
         loss = temporal_difference_loss(heads, targets, self._settings.twin_heads)
         predicted = heads.detach().sum(-1)
         figures = {
@@ -186,20 +199,20 @@ class PQNLearner:
             "reward": float(np.mean([visit.reward for visit in visits])),
         }
         if rollout.alternatives:
-            surplus = temporal_difference_loss(other_heads, others, self._settings.twin_heads)
             figures["other_error"] = float((other_heads.detach().sum(-1) - others).abs().mean())
-            loss = loss + surplus
-        if temperature is not None:
-            candidates, right, _ = hardest(candidates, right, rollout.scores, self._settings.max_candidates)
-            chunks = with_fresh(self._cache.table, candidates.rows, fresh_rows, fresh)
-            q_values = batched_head_q_values(embeddings, chunks, candidates.positions).sum(-1)
-            available, rights = (torch.from_numpy(mask).to(q_values.device) for mask in (candidates.available, right))
-            losses = listwise_losses(q_values, available, rights, temperature)
-            imitation = losses.sum() / len(visits)
-            figures["imitation"] = float(imitation.detach())
-            loss = loss + imitation_weight * imitation
-        self._cache.store(fresh_rows, fresh)
+            loss = loss + temporal_difference_loss(other_heads, others, self._settings.twin_heads)
         return loss, figures
+
+    def _imitation(
+        self, rollout: Rollout, embeddings: torch.Tensor, right: np.ndarray, fresh_rows: np.ndarray,
+        fresh: torch.Tensor, temperature: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """Return the cross-entropy to the facts that were missing, over the hardest candidates: a scalar."""
+        candidates, right, _ = hardest(rollout.candidates, right, rollout.scores, self._settings.max_candidates)
+        chunks = with_fresh(self._cache.table, candidates.rows, fresh_rows, fresh)
+        q_values = batched_head_q_values(embeddings, chunks, candidates.positions).sum(-1)
+        available, rights = (torch.from_numpy(mask).to(q_values.device) for mask in (candidates.available, right))
+        return listwise_losses(q_values, available, rights, temperature).sum() / len(rollout.visits)
 
     def _imitated_rows(self, rollout: Rollout, right: np.ndarray, known: np.ndarray, temperature: float) -> np.ndarray:
         """Return the chunks that get gradients in the imitation beside the picks: right ones, then likely mistakes.
