@@ -28,13 +28,13 @@ from qrag_retriever.layout import Layout
 from qrag_retriever.mapped_vectors import MappedVectors
 from qrag_retriever.record_json import check_metadata, parsed_record
 from qrag_retriever.records import Record
+from qrag_retriever.stored_layout import check_layout, read_layout
 from qrag_retriever.transaction import (
     FORMAT_VERSION,
     SCHEMA,
     SCHEMA_STATEMENTS,
     FolderSettings,
     Transaction,
-    chunk_checksum,
     prepare_for_writing,
     record_checksum,
 )
@@ -65,38 +65,17 @@ class IndexFolder:
             raise IndexFolderError(f"{self.path} is not an index folder: it has no {DATABASE_NAME}")
         with self._reading() as connection:
             settings = self._settings(connection)
-            # From the table itself: what an index of the database says is not covered by the checksums.
-            found = connection.execute(
-                "SELECT row, major, minor, id, document_id, checksum FROM chunks NOT INDEXED "
-                "WHERE valid = 1 ORDER BY major, minor"
-            ).fetchall()
+            try:
+                layout, checksums = read_layout(connection)
+            except ValueError as error:
+                raise self._damaged(str(error)) from error
             # Within the transaction, before others can rewrite the folder.
             vectors = self.map_vectors(settings)
-        self._check_chunks(found, settings.num_chunks, vectors.whole())
-        rows, keys = (np.array([entry[part] for entry in found], np.int64) for part in (slice(0, 1), slice(1, 3)))
-        layout = Layout(
-            rows.reshape(-1),
-            keys.reshape(-1, 2),
-            tuple(entry[3] for entry in found),
-            tuple(entry[4] for entry in found),
-        )
+        try:
+            check_layout(layout, checksums, settings.num_chunks, vectors.whole())
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
         return settings, layout, vectors
-
-    def _check_chunks(self, found: list[Any], num_chunks: int, vectors: np.ndarray) -> None:
-        """Check that rows of the table are what was written, each with the checksum of its vector."""
-        if any(tuple(map(type, entry[:4])) != (int, int, int, str) for entry in found):
-            raise self._damaged("its rows are not numbers and names")
-        if len({entry[0] for entry in found}) != len(found):
-            raise self._damaged("its rows are not distinct numbers")
-        if len({entry[3] for entry in found}) != len(found):
-            raise self._damaged("an id occurs twice")
-        if len(found) != num_chunks:
-            raise self._damaged(f"it should hold {num_chunks} chunks and has {len(found)}")
-        if found and not 0 <= min(entry[0] for entry in found) <= max(entry[0] for entry in found) < len(vectors):
-            raise self._damaged("a chunk has no vector")
-        for row, major, minor, id_, document, checksum in found:
-            if chunk_checksum(row, (major, minor), id_, document, vectors[row]) != checksum:
-                raise self._damaged(f"the checksum of chunk {id_!r} does not match")
 
     def records(self, rows: Sequence[int], generation: int) -> list[Record]:
         """Read records by row, in the given order, valid or not.

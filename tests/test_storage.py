@@ -694,6 +694,9 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "chunk invalid": sql("UPDATE chunks SET valid = 0 WHERE row = 2"),
     "id changed": sql("UPDATE chunks SET id = 'other' WHERE row = 2"),
     "order changed": sql("UPDATE chunks SET major = 99 WHERE row = 2"),
+    "document no text": sql("UPDATE chunks SET document_id = x'00' WHERE row = 2"),
+    "checksum no number": sql("UPDATE chunks SET checksum = 'many' WHERE row = 2"),
+    "checksum fractional": sql("UPDATE chunks SET checksum = checksum + 0.5 WHERE row = 2"),
     "document changed": sql("UPDATE chunks SET document_id = 'other' WHERE row = 2"),
     "row out of range": sql("UPDATE chunks SET row = 99 WHERE row = 2"),
     "table missing": sql("DROP TABLE records"),
@@ -714,6 +717,22 @@ def test_a_damaged_folder_is_an_error_that_names_it(tmp_path: Path, damage: Call
     damage(tmp_path / "index")
     with pytest.raises(IndexFolderError, match=str(tmp_path / "index")):
         assert observed(tmp_path / "index") == before
+
+
+def test_an_index_of_many_blocks_is_read_in_order_and_checked_to_its_end(tmp_path: Path) -> None:
+    count = 9_001
+    records = [Record(f"c{i}", f"text {i}", document_id=f"d{i // 1000}") for i in range(count)]
+    embeddings = np.random.default_rng(0).standard_normal((count, 4)).astype(np.float32)
+    ChunkIndex(records, embeddings).save(tmp_path / "index")
+    loaded = ChunkIndex.load(tmp_path / "index")
+    layout = loaded.view.layout
+    assert (loaded.ids, layout.rows.tolist()) == ([one.id for one in records], list(range(count)))
+    assert list(layout.document_ids) == [one.document_id for one in records]
+    # Millions of chunks of some documents are not to take a string each.
+    assert len({id(name) for name in layout.document_ids}) == 10
+    sql("UPDATE chunks SET document_id = 'other' WHERE row = 9000")(tmp_path / "index")
+    with pytest.raises(IndexFolderError, match="the checksum of chunk 'c9000' does not match"):
+        ChunkIndex.load(tmp_path / "index")
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "file", "foreign"])
