@@ -50,8 +50,12 @@ def main() -> None:
         output = Path(sys.argv[1] if len(sys.argv) > 1 else scratch) / "town"
         recipe = parse_recipe({**RECIPE, "run": {**RECIPE["run"], "output": str(output)}})
         trainer = Trainer(recipe, recipe_folder=HERE)
-        model = trainer.fit()
-        print(trainer.closing_words())
+        try:
+            model = trainer.fit()
+        except FileExistsError as error:
+            sys.exit(f"{error}")
+        # A folder that is gone when this ends is of no use to anybody.
+        print(trainer.closing_words() if len(sys.argv) > 1 else "Name an OUTPUT_FOLDER to keep the model.")
         show("before (all-MiniLM-L6-v2, untrained)", QRAGModel.from_encoder("all-MiniLM-L6-v2"))
         show("after", model)
 

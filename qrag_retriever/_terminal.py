@@ -13,7 +13,7 @@ from qrag_retriever.errors import DivergedError, RecipeError, RewardError, Unkno
 # What a shell expects of a process that a signal has ended.
 SIGNAL_EXIT = 128
 # What a user can put right. The package's other errors are ValueErrors.
-_EXPECTED = (OSError, ImportError, ValueError, DivergedError, RewardError, UnknownIdError)
+_EXPECTED = (OSError, ImportError, ValueError, MemoryError, DivergedError, RewardError, UnknownIdError)
 
 
 def exit_code_of(program: str, work: Callable[[], int]) -> int:

@@ -100,6 +100,12 @@ def peak_memory_mb() -> float | None:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether torch means by an error that a device has not enough memory; only CUDA has a class for it."""
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text
+
+
 def release_free_memory() -> None:
     """Hand memory that has been freed back to the system, where the C library keeps it (glibc).
 

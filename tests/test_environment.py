@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qrag_retriever.errors import RewardError
 from qrag_retriever.state import RetrievalState
 from qrag_retriever.training.data import Sample
 from qrag_retriever.training.environment import RetrievalEnv, Transition, VectorEnv
+from qrag_retriever.training.evaluation import Picks, returns_of
 from qrag_retriever.training.rewards import Feedback, Outcome, SupportingFactsReward
 
 ROLLOUT = json.loads((Path(__file__).parent / "golden" / "lambda_returns.json").read_text())["rollout"]
@@ -179,8 +182,31 @@ class TestSideBySide:
             def judge(self, outcomes: Sequence[Outcome]) -> list[Feedback]:
                 return super().judge(outcomes)[:-1]
 
-        with pytest.raises(ValueError, match=r"Forgetful\.judge returned 1 feedbacks for 2 outcomes"):
+        with pytest.raises(RewardError, match=r"Forgetful\.judge returned 1 feedbacks for 2 outcomes"):
             VectorEnv(Forgetful(), 2, Draws()).step([0, 1])
+        with pytest.raises(RewardError, match=r"Forgetful\.judge returned 0 feedbacks for 1 outcomes"):
+            returns_of(Forgetful(), [Picks(Draws()(0)[0], (0,), (0.5,))], 0.9)
+
+    @pytest.mark.parametrize("amount", [math.nan, math.inf, -0.5])
+    def test_a_reward_that_pays_what_is_no_amount(self, amount: float) -> None:
+        class Confused(CountingReward):
+            def judge(self, outcomes: Sequence[Outcome]) -> list[Feedback]:
+                return [Feedback(amount) for _ in outcomes]
+
+        vector = VectorEnv(Confused(), 1, Draws())
+        with pytest.raises(
+            RewardError, match=r"Confused\.judge paid .* picks \[1\]; expected a finite number of at least"
+        ):
+            vector.step([1])
+        assert vector.states[0].picked == ()
+
+    def test_whatever_a_reward_raises_is_told_with_its_name(self) -> None:
+        class Offline(CountingReward):
+            def judge(self, outcomes: Sequence[Outcome]) -> list[Feedback]:
+                raise ConnectionError("no route")
+
+        with pytest.raises(RewardError, match=r"Offline\.judge failed: ConnectionError: no route"):
+            VectorEnv(Offline(), 1, Draws()).step([1])
 
     def test_bad_numbers(self) -> None:
         with pytest.raises(ValueError, match="num_envs must be at least 1"):

@@ -18,6 +18,7 @@ from tests.test_datasets import put
     [
         ({"source": "mine.jsonl", "split": "test"}, "mine.jsonl has no splits"),
         ({"source": "hotpotqa", "mode": "corpus"}, "hotpotqa has its own mode"),
+        ({"source": "hotpotqa", "options": {"split": "train"}}, "'split' is none of them; it stands beside source"),
     ],
 )
 def test_what_would_be_ignored_is_refused(tmp_path: Path, source: dict[str, str], told: str) -> None:

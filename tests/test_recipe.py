@@ -253,6 +253,14 @@ def test_a_setting_is_replaced_from_the_command_line(tmp_path: Path, override: s
     assert found == value
 
 
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.setenv("USERPROFILE", "/home/ann")
+    recipe = read_recipe(write(tmp_path), ["run.output=~/run", "data.0.source=~/my.jsonl", "model.encoder=~/pair"])
+    assert (recipe.run.output, recipe.data[0].source) == ("/home/ann/run", "/home/ann/my.jsonl")
+    assert recipe.model.encoder == "/home/ann/pair"
+
+
 def test_settings_from_the_command_line_win_and_the_last_one_stands(tmp_path: Path) -> None:
     path = write(tmp_path, '[[data]]\nsource = "mine.jsonl"\n[pqn]\nalpha = 0.1\ngamma = 0.5\n')
     recipe = read_recipe(path, ["pqn.alpha=0.2", "pqn.alpha=0.3"])
@@ -275,6 +283,13 @@ def test_settings_from_the_command_line_win_and_the_last_one_stands(tmp_path: Pa
         ("pqn.aplha=3", "pqn.aplha: unknown key; nearest known key: alpha"),
         ("pqn.alpha=hot", "pqn.alpha: Input should be a valid number, got 'hot'"),
         ("pqn..alpha=3", "unknown key"),
+        ("pqn.targets=True", "valid boolean, got 'True'; in TOML: true, 3 or 0.05, without quotes"),
+        ("pqn.alpha=.05", "valid number, got '.05'; in TOML: true"),
+        ('run.seed=1\nrun.device="cuda"', "expected one value after --set run.seed="),
+        ("run.output=", r"run\.output: String should have at least 1 character"),
+        ("reward.judge=f1", "judge does nothing with kind = 'supporting_facts'; leave it out"),
+        ("reward={kind='answer_contained', per_fact_reward=0.2}", "per_fact_reward does nothing"),
+        ("reward={kind='llm', llm='a:b', terminate=true}", "terminate needs every_step = true"),
     ],
 )
 def test_a_wrong_replacement_is_an_error_that_says_why(tmp_path: Path, override: str, reason: str) -> None:

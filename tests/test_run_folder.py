@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from qrag_retriever.config import CONFIG_NAME
 from qrag_retriever.training.run_folder import RunFolder
 
 
@@ -53,6 +54,28 @@ def test_what_is_there_is_not_touched_unless_it_is_to_be_gone_on_with(tmp_path: 
     assert isinstance(error, FileExistsError)
     assert "go on with --resume" in str(error)
     assert there.exists()
+
+
+def test_a_model_alone_is_no_run_to_go_on_with(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / CONFIG_NAME).write_text("{}", encoding="utf-8")
+    folder = RunFolder(tmp_path)
+    error = folder.take(resume=True).error
+    folder.release()
+    assert isinstance(error, FileExistsError)
+    assert "holds a model, but no run to go on with" in str(error)
+    # A run that was killed before its first checkpoint leaves its log.
+    (tmp_path / "log.jsonl").write_text("", encoding="utf-8")
+    assert folder.take(resume=True).error is None
+    folder.release()
+
+
+def test_a_file_in_place_of_the_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("mine", encoding="utf-8")
+    folder = RunFolder(tmp_path)
+    error = folder.take(resume=True).error
+    folder.release()
+    assert "model exists and is no model; move it away" in str(error)
 
 
 def test_the_report_of_a_run_without_a_model_is_of_a_run_thrown_away(tmp_path: Path) -> None:

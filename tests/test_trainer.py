@@ -40,6 +40,7 @@ from tests.conftest import QUESTION, STORY
 from tests.disks import mounted, needs_mount
 from tests.training_runs import (
     ALL_UPDATES,
+    PQN_UPDATES,
     WARM_UPDATES,
     assert_same,
     files_of,
@@ -227,11 +228,25 @@ def test_the_model_that_was_best_on_validation_is_kept(
     assert "fact_recall 0.900" in trainer.closing_words()
 
 
-def test_a_stage_without_progress_for_too_long_makes_room_for_the_next(tmp_path: Path, tiny_encoder: Path) -> None:
+def test_a_stage_without_progress_for_too_long_makes_room_for_the_next(
+    tmp_path: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     changes = {"warm_start.num_updates": 50, "warm_start.patience_updates": 4, "warm_start.learning_rate": 1e-12}
     trainer_of(tmp_path, tiny_encoder, changes).fit()
     stages = [entry["stage"] for entry in log_of(tmp_path / "run")]
     assert (stages.count("warm_start"), stages.count("pqn")) == (4, 4)
+    assert "warm_start ends after 4 of 50 updates: validation has not improved for 4" in capsys.readouterr().out
+
+
+def test_patience_waits_for_a_validation(tmp_path: Path, tiny_encoder: Path) -> None:
+    changes = {
+        "warm_start.num_updates": 50, "warm_start.patience_updates": 1, "warm_start.learning_rate": 1e-12,
+        "run.evaluate_updates": 5, "run.keep": "last", "pqn.num_updates": 0,
+    }  # fmt: skip
+    trainer = trainer_of(tmp_path, tiny_encoder, changes)
+    trainer.fit()
+    assert [entry["step"] for entry in trainer.state.history] == [0, 5]
+    assert trainer.state.best["step"] == trainer.state.step == 5
 
 
 @pytest.mark.parametrize("stage", ["warm_start", "pqn"])
@@ -428,38 +443,24 @@ def test_a_second_interrupt_stops_at_once_but_not_an_echo_of_the_first(
 # Divergence
 
 
-class PoisonedReward(SupportingFactsReward):
-    """Pays what is no number from some moment on."""
-
-    poisoned = False
-
-    def judge(self, outcomes: Sequence[Outcome]) -> list[Feedback]:
-        feedback = super().judge(outcomes)
-        return [Feedback(float("nan"), one.ends, one.settled) for one in feedback] if self.poisoned else feedback
-
-
 def poison_state_encoder(trainer: Trainer) -> None:
     with torch.no_grad():
         next(weight for name, weight in trainer.pair.trainable().items() if name.startswith("state")).fill_(torch.nan)
 
 
 @pytest.mark.parametrize("updates", [2, 6], ids=["warm_start", "pqn"])
-@pytest.mark.parametrize("way", ["reward", "weights", "gradient", "huge"])
+@pytest.mark.parametrize("way", ["weights", "gradient", "huge"])
 def test_a_loss_that_is_no_number_stops_the_run_and_touches_nothing(
     tmp_path: Path, tiny_encoder: Path, uninterrupted: Outcomes, updates: int, way: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    if way == "reward" and updates < WARM_UPDATES:
-        pytest.skip("the warm start asks no reward")
     # Validation right after the poison would see it too.
     changes = {"run.evaluate_updates": 4}
-    trainer = Trainer(recipe_of(tmp_path, tiny_encoder, changes), recipe_folder=tmp_path, reward=PoisonedReward())
+    trainer = trainer_of(tmp_path, tiny_encoder, changes)
     before: dict[str, bytes] = {}
 
     def poison() -> None:
-        if way == "reward":
-            monkeypatch.setattr(PoisonedReward, "poisoned", True)
-        elif way == "weights":
+        if way == "weights":
             poison_state_encoder(trainer)
         elif way == "gradient":
             weight = next(iter(trainer.pair.trainable().values()))
@@ -489,6 +490,49 @@ def test_a_loss_that_is_no_number_stops_the_run_and_touches_nothing(
     assert checkpoint.name == f"{updates:08d}"
     monkeypatch.undo()
     assert_same(finished(trainer_of(tmp_path, tiny_encoder, changes), resume=True), uninterrupted(changes))
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_values_that_are_no_numbers_are_no_best_model(tmp_path: Path, tiny_encoder: Path, keep: str) -> None:
+    # Where the evidence comes first, picks by values that are all alike would be right.
+    write_questions(tmp_path / "first.jsonl", 10, seed=3, supporting=[0, 1])
+    changes = {"validation": [{"source": "first.jsonl"}], "run.keep": keep}
+    trainer = trainer_of(tmp_path, tiny_encoder, changes)
+    before: dict[str, bytes] = {}
+
+    def poison() -> None:
+        before.update(files_of(tmp_path / "run" / "model"))
+        poison_state_encoder(trainer)
+
+    with (
+        after_updates({2: poison}),
+        pytest.raises(DivergedError, match=r"no numbers any more at update 2; .* so far is"),
+    ):
+        trainer.fit()
+    assert files_of(tmp_path / "run" / "model") == before
+    assert "NaN" not in (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_divergence_at_once_is_no_matter_of_the_learning_rate(tmp_path: Path, tiny_encoder: Path) -> None:
+    with pytest.raises(DivergedError, match=r"at update 0; .* leave out model\.output_scale") as caught:
+        trainer_of(tmp_path, tiny_encoder, {"model.output_scale": 100.0}).fit()
+    assert "smaller learning rate" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["CUDA out of memory. Tried", "DefaultCPUAllocator: can't allocate memory: you tried"])
+def test_a_device_without_memory_is_told_with_what_to_lower(
+    tmp_path: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(f"{text}\nmore lines")
+
+    trainer = trainer_of(tmp_path, tiny_encoder)
+    fill = {2: lambda: monkeypatch.setattr(type(trainer.stages[0]), "loss", full)}
+    told = r"memory of cpu was not enough at update 2 .*fresh_tokens"
+    with after_updates(fill), pytest.raises(MemoryError, match=told) as caught:
+        trainer.fit()
+    assert "more lines" not in str(caught.value)
+    assert newest_checkpoint(tmp_path / "run") is not None
 
 
 def test_a_large_reward_is_no_divergence(tmp_path: Path, tiny_encoder: Path) -> None:
@@ -651,12 +695,13 @@ def test_another_recipe_is_refused_by_the_names_of_its_settings(
     assert files_of(tmp_path / "run") == before
 
 
-def test_data_that_has_changed_is_refused(checkpoint: Path, tmp_path: Path, tiny_encoder: Path) -> None:
-    path = tmp_path / "train.jsonl"
+@pytest.mark.parametrize("name", ["train.jsonl", "validation.jsonl"])
+def test_data_that_has_changed_is_refused(checkpoint: Path, tmp_path: Path, tiny_encoder: Path, name: str) -> None:
+    path = tmp_path / name
     # The same texts, other evidence.
     lines = [{**json.loads(line), "supporting": [0]} for line in path.read_text(encoding="utf-8").splitlines()]
     path.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"train\.jsonl has changed since the checkpoint was written; put back"):
+    with pytest.raises(CheckpointError, match=rf"{name} has changed since the checkpoint was written; put back"):
         trainer_of(tmp_path, tiny_encoder).fit(resume=True)
 
 
@@ -705,6 +750,71 @@ def test_a_reward_that_fails_leaves_a_checkpoint_of_the_update_before(
         with pytest.raises(RewardError, match=r"out of credit; go on with --resume from .*0000000\d"):
             trainer.fit()
     assert_same(finished(trainer_of(tmp_path, tiny_encoder), resume=True), uninterrupted({}))
+
+
+@pytest.mark.parametrize("step", [2, WARM_UPDATES, ALL_UPDATES])
+def test_a_reward_that_fails_in_a_validation_leaves_a_checkpoint_before_it(
+    tmp_path: Path, tiny_encoder: Path, uninterrupted: Outcomes, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    rare = {"run.checkpoint_minutes": 5.0}
+    trainer = trainer_of(tmp_path, tiny_encoder, rare)
+    measure = trainer.validation.measure
+
+    def fails(pair: Any) -> Any:
+        if trainer.state.step == step:
+            raise RewardError("no route")
+        return measure(pair)
+
+    monkeypatch.setattr(trainer.validation, "measure", fails)
+    with pytest.raises(RewardError, match=rf"no route; go on with --resume from .*{step:08d}"):
+        trainer.fit()
+    found = finished(trainer_of(tmp_path, tiny_encoder, rare), resume=True)
+    found["report"]["recipe"]["run"]["checkpoint_minutes"] = 1e-9
+    assert_same(found, uninterrupted({}))
+
+
+def test_a_reward_that_pays_no_number_loses_nothing(
+    tmp_path: Path, tiny_encoder: Path, uninterrupted: Outcomes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = SupportingFactsReward.judge
+
+    def poisoned(self: SupportingFactsReward, outcomes: Sequence[Outcome]) -> list[Feedback]:
+        return [Feedback(float("nan"), one.ends, one.settled) for one in judge(self, outcomes)]
+
+    poison = {WARM_UPDATES + 1: lambda: monkeypatch.setattr(SupportingFactsReward, "judge", poisoned)}
+    with after_updates(poison), pytest.raises(RewardError, match=r"paid nan .*; go on with --resume from"):
+        trainer_of(tmp_path, tiny_encoder).fit()
+    monkeypatch.undo()
+    assert_same(finished(trainer_of(tmp_path, tiny_encoder), resume=True), uninterrupted({}))
+
+
+def test_evidence_that_is_cut_is_warned_of(tmp_path: Path, tiny_encoder: Path) -> None:
+    long = "rain " * 300
+    write_questions(tmp_path / "long.jsonl", 10, seed=4, chunks=["It rained.", "It stopped.", long], supporting=[2])
+    source = [{"source": "long.jsonl"}]
+    changes = {"data": source, "model.max_chunk_tokens": 64, "model.output_scale": 0.2}
+    (warning,) = [w for w in trainer_of(tmp_path, tiny_encoder, changes).warnings if "evidence" in w]
+    assert "the evidence of 8 of the 14 questions looked at is longer than 62 tokens" in warning
+    assert "model.max_chunk_tokens" in warning
+    write_questions(tmp_path / "long.jsonl", 10, seed=4, chunks=["It rained.", "It stopped.", long], supporting=[0])
+    assert not trainer_of(tmp_path, tiny_encoder, changes).warnings
+
+
+def test_questions_that_are_trained_on_and_validated_with_are_warned_of(tmp_path: Path, tiny_encoder: Path) -> None:
+    write_questions(tmp_path / "one.jsonl", 20, seed=5)
+    lines = (tmp_path / "one.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "two.jsonl").write_text("".join(lines[:3]), encoding="utf-8")
+    changes = {"data": [{"source": "one.jsonl"}], "validation": [{"source": "two.jsonl"}]}
+    (warning,) = trainer_of(tmp_path, tiny_encoder, changes).warnings
+    assert "3 questions of the validation are among those of the training" in warning
+
+
+def test_a_source_that_the_reward_can_judge_nothing_of_is_warned_of(tmp_path: Path, tiny_encoder: Path) -> None:
+    write_questions(tmp_path / "open.jsonl", 10, seed=6, supporting=None)
+    changes = {"data": [{"source": "train.jsonl"}, {"source": "open.jsonl"}]}
+    (warning,) = trainer_of(tmp_path, tiny_encoder, changes).warnings
+    assert "none of the 8 questions of open that were looked at can be judged" in warning
+    assert "not annotated" in warning
 
 
 def test_questions_with_more_evidence_than_picks_are_warned_of(
@@ -778,6 +888,16 @@ def test_a_warm_start_without_a_reward_that_goes_by_facts_is_an_error(tmp_path: 
     with pytest.raises(RecipeError, match=r"set warm_start\.num_updates = 0, or reward\.kind = 'supporting_facts'"):
         trainer_of(tmp_path, tiny_encoder, changes)
     trainer_of(tmp_path, tiny_encoder, {**changes, "warm_start.num_updates": 0}).fit()
+
+
+def test_no_facts_are_imitated_where_the_reward_does_not_go_by_them(tmp_path: Path, tiny_encoder: Path) -> None:
+    changes = {"reward.kind": "answer_contained", "warm_start.num_updates": 0}
+    trainer_of(tmp_path, tiny_encoder, changes).fit()
+    log = [entry for entry in log_of(tmp_path / "run") if entry["stage"] == "pqn"]
+    assert len(log) == PQN_UPDATES
+    assert not any("imitation" in entry for entry in log)
+    with pytest.raises(RecipeError, match=r"pqn\.imitation_weight is for annotated facts"):
+        trainer_of(tmp_path, tiny_encoder, {**changes, "pqn.imitation_weight": 0.2})
 
 
 def test_withheld_facts_do_not_reach_the_training(tmp_path: Path, tiny_encoder: Path) -> None:

@@ -12,15 +12,16 @@ import numpy as np
 import torch
 
 from qrag_retriever.devices import choose_dtype
+from qrag_retriever.encoders import ActionEncoder
 from qrag_retriever.errors import RecipeError
 from qrag_retriever.training.chunk_cache import ChunkCache
-from qrag_retriever.training.data import Sample
+from qrag_retriever.training.data import JsonLines, Sample
 from qrag_retriever.training.networks import Targets, TrainedPair
 from qrag_retriever.training.pqn import PQNLearner
 from qrag_retriever.training.processes import Processes
 from qrag_retriever.training.recipe import OptimizerSettings, Recipe
 from qrag_retriever.training.rewards import Reward, SupportingFactsReward
-from qrag_retriever.training.sampling import Mixture
+from qrag_retriever.training.sampling import Mixture, Task
 from qrag_retriever.training.stages import PQNStage, Stage, WarmStartStage
 from qrag_retriever.training.starting_point import StartingPoint
 from qrag_retriever.training.timing import Stopwatch
@@ -29,6 +30,8 @@ from qrag_retriever.training.warm_start import WarmStart
 
 # Of a document, to see how large embeddings are.
 _CHUNKS_FOR_SCALE = 32
+# Questions of a source, to see whether the reward can judge any.
+_LOOKED_AT = 8
 
 
 @dataclass(frozen=True)
@@ -117,9 +120,11 @@ def build_stages(
         stages.append(WarmStartStage(warm_start, recipe.warm_start, streams))
     if recipe.pqn.num_updates:
         own = processes.share(recipe.pqn.num_envs, "pqn.num_envs")
+        by_facts = isinstance(reward, SupportingFactsReward)
         learner = PQNLearner(
-            pair, cache, networks.caches.get("target_cache"), reward, recipe.pqn, networks.log_temperature
-        )
+            pair, cache, networks.caches.get("target_cache"), reward, recipe.pqn,
+            networks.log_temperature if by_facts else None,
+        )  # fmt: skip
         streams = [np.random.default_rng([seed, 2, i]) for i in own]
         stages.append(PQNStage(learner, pair, recipe.pqn, reward, mixture, streams))
     if not stages:
@@ -154,6 +159,11 @@ def check_facts(recipe: Recipe, reward: Reward) -> None:
                 "a warm start imitates annotated facts, and the reward does not go by them; "
                 "set warm_start.num_updates = 0, or reward.kind = 'supporting_facts'"
             )
+        if recipe.pqn.imitation_weight and "imitation_weight" in recipe.pqn.model_fields_set:
+            raise RecipeError(
+                "pqn.imitation_weight is for annotated facts, and the reward does not go by them; leave it out, or set "
+                "reward.kind = 'supporting_facts'"
+            )
         return
     for number, settings in enumerate(recipe.data):
         if settings.withhold_supporting:
@@ -163,12 +173,13 @@ def check_facts(recipe: Recipe, reward: Reward) -> None:
             )
 
 
-def warnings_of(drawn: Sequence[tuple[Sample, int]], validation: Validation) -> Iterator[str]:
+def warnings_of(drawn: Sequence[tuple[Sample, int]], validation: Validation, action: ActionEncoder) -> Iterator[str]:
     """Say what a recipe asks for that nobody can want.
 
     Args:
         drawn: Some samples of the training data with their step limits.
         validation: With all of its questions.
+        action: Tells how long a chunk may be.
     """
     if not len(validation):
         yield (
@@ -182,6 +193,45 @@ def warnings_of(drawn: Sequence[tuple[Sample, int]], validation: Validation) -> 
             f"{too_many} of the {len(looked_at)} questions looked at have more evidence than they get picks, and can "
             f"never be complete; set a larger step_limit where the source is named"
         )
+    cut = sum(bool(action.tokenize([sample.chunks[i] for i in sample.supporting or ()])[1]) for sample, _ in looked_at)
+    if cut:
+        yield (
+            f"the evidence of {cut} of the {len(looked_at)} questions looked at is longer than "
+            f"{action.content_limit} tokens, of which only the beginning is embedded; split chunks smaller, or set a "
+            "larger model.max_chunk_tokens"
+        )
+
+
+def warnings_of_sources(training: Sequence[Task], validation: Sequence[Task], reward: Reward) -> Iterator[str]:
+    """Say which sources give nothing to learn from, and which questions are on both sides of a user's own files.
+
+    Args:
+        training: What is drawn from.
+        validation: What is measured on.
+        reward: Says which samples it cannot judge.
+    """
+    for task in training:
+        numbers = task.numbers[:_LOOKED_AT].tolist()
+        reasons = [reward.unusable(task.episode(n, np.random.default_rng([n]))[0]) for n in numbers]
+        if all(reasons):
+            yield (
+                f"none of the {len(reasons)} questions of {task.source.name} that were looked at can be judged by the "
+                f"reward; the last one because {reasons[-1]}"
+            )
+    both = np.intersect1d(_pairs(training), _pairs(validation))
+    if len(both):
+        yield (
+            f"{len(both)} questions of the validation are among those of the training, over the same chunks; what is "
+            "measured on them is what was learned by heart. Take them out of one of the files"
+        )
+
+
+def _pairs(tasks: Sequence[Task]) -> np.ndarray:
+    """Return a hash of question and chunks together, of every question of the .jsonl files."""
+    own = [task.source.hashes()[:, task.numbers] for task in tasks if isinstance(task.source, JsonLines)]
+    questions, documents = np.concatenate([np.zeros((2, 0), np.uint64), *own], axis=1)
+    pairs: np.ndarray = questions * np.uint64(0x9E3779B97F4A7C15) + documents
+    return pairs
 
 
 def _targets(recipe: Recipe) -> Targets:

@@ -54,7 +54,8 @@ class BestModel:
         if is_best or self._keep == "last":
             state.best = {**entry, "figures": dict(found.figures)}
             self.save(found.min_q)
-        log.say(f"{stage.name} {state.step}: {found}{' (best so far)' if is_best else ''}")
+        kept = " (best so far)" if is_best else ""
+        log.say(f"{stage.name} {state.step}: {found}{kept if self._keep == 'best' else ' (kept)'}")
         # What a warm start loses on the way, its own next updates can bring back.
         for warning in self._health.validation(found.score) if stage.name == "pqn" else ():
             log.say(warning)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from qrag_retriever.checks import check_at_least_one
 from qrag_retriever.state import RetrievalState
 from qrag_retriever.training.data import Sample
-from qrag_retriever.training.rewards.base import Outcome, Reward
+from qrag_retriever.training.rewards.base import Outcome, Reward, judged
 
 Draw = Callable[[int], tuple[Sample, int]]
 """Given an environment's number, returns the sample and the step limit of its next episode."""
@@ -203,14 +203,11 @@ class VectorEnv:
             picks: An environment's number and a chunk id each.
 
         Raises:
-            ValueError: If a chunk has been picked already, there is no such chunk, or the reward does not answer each.
+            ValueError: If a chunk has been picked already, or there is no such chunk.
+            RewardError: If the reward fails, or does not answer as it must.
         """
         outcomes = [self.envs[number].outcome(chunk_id) for number, chunk_id in picks]
-        feedback = self.reward.judge(outcomes)
-        if len(feedback) != len(outcomes):
-            raise ValueError(
-                f"{type(self.reward).__name__}.judge returned {len(feedback)} feedbacks for {len(outcomes)} outcomes"
-            )
+        feedback = judged(self.reward, outcomes)
         return [
             Transition(
                 self.envs[number].state, outcome.picked[-1], given.reward, outcome.last or given.ends, given.settled

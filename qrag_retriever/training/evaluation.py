@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from qrag_retriever.errors import DivergedError
 from qrag_retriever.state import RetrievalState
 from qrag_retriever.training.batches import candidates_of, rendered, score
 from qrag_retriever.training.chunk_cache import ChunkCache
 from qrag_retriever.training.data import Sample
 from qrag_retriever.training.networks import TrainedPair
-from qrag_retriever.training.rewards import Outcome, Reward
+from qrag_retriever.training.rewards.base import Outcome, Reward, judged
 
 _QUESTIONS_AT_ONCE = 64
 
@@ -69,6 +70,9 @@ def greedy_picks(
         episodes: Samples and how many picks to make for each.
         cache: Embeddings of chunks by the live action encoder as it is now; None embeds all chunks.
         progress: Whether to show a bar on a terminal.
+
+    Raises:
+        DivergedError: If Q-values are not finite.
     """
     cache = ChunkCache(pair.embed_chunks, pair.config.dim, pair.device) if cache is None else cache
     found: list[Picks] = []
@@ -95,6 +99,8 @@ def _picks_of(pair: TrainedPair, cache: ChunkCache, episodes: Sequence[tuple[Sam
             [states[i].picked for i in open_ones],
         )
         q_values = score(pair.embed_states(inputs), cache.table, candidates).sum(-1).cpu().numpy()
+        if not np.isfinite(q_values[candidates.available]).all():
+            raise DivergedError("Q-values are no numbers any more")
         q_values[~candidates.available] = -np.inf
         for row, (i, sample) in enumerate(zip(open_ones, samples, strict=True)):
             best = int(q_values[row].argmax())
@@ -126,13 +132,17 @@ def _row(picks: Picks) -> tuple[float, float, float, float] | None:
 
 
 def returns_of(reward: Reward, picks: Sequence[Picks], gamma: float) -> list[list[float]]:
-    """Return what each pick's episode went on to earn from there, discounted, for every question."""
+    """Return what each pick's episode went on to earn from there, discounted, for every question.
+
+    Raises:
+        RewardError: If the reward fails.
+    """
     outcomes = [
         Outcome(p.sample, p.chunk_ids[: step + 1], step + 1 == len(p.chunk_ids))
         for p in picks
         for step in range(len(p.chunk_ids))
     ]
-    feedback = iter(reward.judge(outcomes))
+    feedback = iter(judged(reward, outcomes))
     returns = []
     for one in picks:
         later, own = 0.0, []

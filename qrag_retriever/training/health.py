@@ -110,15 +110,20 @@ class LossGuard:
             raise DivergedError(f"the gradient of {stage} is not finite")
 
 
-def diverged(what: str, kept: Path | None) -> str:
+def diverged(what: str, kept: Path | None, at_once: bool = False) -> str:
     """Say that training has stopped, what is left, and what to try.
 
     Args:
         what: What was seen, and when.
         kept: Folder of the best model so far; None: there is none yet.
+        at_once: Whether nothing has been learned yet, so that no learning rate can be the reason.
     """
     left = "" if kept is None else f", the best model so far is in {kept}"
-    return (
-        f"{what}; training has stopped{left}. Try a smaller learning rate, pqn.clip_values = true or a smaller "
-        "pqn.tau; run.dtype = 'float32' rules out rounding"
-    )
+    if at_once:
+        advice = (
+            "The first update is too early for a wrong learning rate: leave out model.output_scale, so that it is "
+            "chosen by the data, or set warm_start.start_temperature to its default"
+        )
+    else:
+        advice = "Try a smaller learning rate, pqn.clip_values = true or a smaller pqn.tau"
+    return f"{what}; training has stopped{left}. {advice}; run.dtype = 'float32' rules out rounding"

@@ -103,6 +103,8 @@ def _open_file(
 
 
 def _dataset(settings: DataSettings, split: Any, folder: Path) -> SampleSource:
+    if taken := sorted(settings.options.keys() & {"name", "folder", "split"}):
+        raise RecipeError(f"options of {settings.source}: {taken[0]!r} is none of them; it stands beside source")
     try:
         source = open_source(settings.source, folder, split, **settings.options)
     except TypeError as error:

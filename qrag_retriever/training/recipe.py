@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from qrag_retriever.config import Mode, Normalize, Positions
 from qrag_retriever.errors import RecipeError
@@ -22,6 +23,8 @@ class Settings(BaseModel):
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+# A shell does not replace the tilde of ``--set key=~/place``.
+Place = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]
 
 
 class LoraSettings(Settings):
@@ -41,14 +44,14 @@ class BlendSettings(Settings):
     data can be added up: their differences from it, each with a factor (Ilharco et al., arXiv 2212.04089).
     """
 
-    encoder: str = Field(
+    encoder: Place = Field(
         description="The encoder that the pair was trained from, or another pair's folder that was trained from it."
     )
     share: float = Field(gt=0, lt=1, description="Of the other weights in the sum.")
     own_share: float | None = Field(
         default=None, gt=0, le=1, description="Of the pair's own weights in the sum; None: the rest to 1."
     )
-    base: str | None = Field(
+    base: Place | None = Field(
         default=None,
         description="The encoder that both pairs were trained from, if the shares do not add up to 1: its weights "
         "count for the rest, which is below 0 where the shares add up to more.",
@@ -69,9 +72,8 @@ def _as_list(value: Any) -> Any:
 class ModelSettings(Settings):
     """Where training starts."""
 
-    encoder: str = Field(
+    encoder: Place = Field(
         default="all-MiniLM-L6-v2",
-        min_length=1,
         description="A sentence-transformers name or folder, or a Q-RAG model folder.",
     )
     num_layers: int | None = Field(default=None, ge=1, description="Keep only the first layers.")
@@ -107,7 +109,7 @@ class ModelSettings(Settings):
 class DataSettings(Settings):
     """One source of samples."""
 
-    source: str = Field(description="A data set's name (babilong-qa2, hotpotqa, ...) or a .jsonl file.")
+    source: Place = Field(description="A data set's name (babilong-qa2, hotpotqa, ...) or a .jsonl file.")
     weight: float = Field(default=1.0, gt=0, description="Share of the drawn samples, relative to other sources.")
     step_limit: int | None = Field(default=None, ge=1, description="Picks of an episode; None: the data set's own.")
     mode: Mode | None = Field(
@@ -134,6 +136,24 @@ class RewardSettings(Settings):
     judge: Literal["exact", "f1"] = Field(default="exact", description="Compares the LLM's answer with the known ones.")
     every_step: bool = Field(default=False, description="Ask the LLM after every pick, not only at the end.")
     batch_size: int = Field(default=16, ge=1, description="Prompts sent to the LLM together.")
+
+    @model_validator(mode="after")
+    def _check_use(self) -> RewardSettings:
+        for key, kinds in _KINDS_OF_REWARD.items():
+            if self.kind not in kinds and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} does nothing with kind = {self.kind!r}; leave it out")
+        if self.kind == "llm" and self.terminate and not self.every_step:
+            raise ValueError("terminate needs every_step = true: else the LLM is asked at the end only")
+        return self
+
+
+_KINDS_OF_REWARD = {
+    "per_fact_reward": ("supporting_facts",),
+    "llm": ("llm",),
+    "judge": ("llm",),
+    "every_step": ("llm",),
+    "batch_size": ("llm",),
+}
 
 
 class WarmStartSettings(Settings):
@@ -236,7 +256,7 @@ class OptimizerSettings(Settings):
 class RunSettings(Settings):
     """How a run is carried out."""
 
-    output: str = Field(default="runs/qrag", description="Folder of checkpoint, logs and model.")
+    output: Place = Field(default="runs/qrag", description="Folder of checkpoint, logs and model.")
     seed: int = Field(default=1, ge=0, lt=2**63)
     device: str | None = Field(default=None, description="None: CUDA, then MPS, then CPU.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
@@ -318,11 +338,14 @@ def _override(content: dict[str, Any], override: str) -> None:
         raise RecipeError(f"expected key=value after --set, got {override!r}; for example pqn.alpha=0.05")
     toml = _toml()
     try:
-        value = toml.loads(f"value = {text}")["value"]
+        parsed = toml.loads(f"value = {text}")
+        value = parsed.pop("value")
     except RecursionError:
         raise RecipeError(f"the value of {key!r} after --set is nested too deeply") from None
     except ValueError:
-        value = text.strip()
+        parsed, value = {}, text.strip()
+    if parsed:
+        raise RecipeError(f"expected one value after --set {key}=, got {text!r}; write --set once for each setting")
     *groups, last = key.strip().split(".")
     place: Any = content
     for depth, group in enumerate(groups):
@@ -351,6 +374,9 @@ def _item(items: list[Any], number: str, override: str) -> Any:
     return items[int(number)]
 
 
+_NO_TEXT = ("bool_type", "int_type", "float_type")
+
+
 def _complaint(error: Any) -> str:
     """Say one thing that is wrong, and the nearest known key where a key is not known."""
     place = ".".join(str(part) for part in error["loc"])
@@ -358,6 +384,8 @@ def _complaint(error: Any) -> str:
         return f"  {place}: one source of several; write [[{place}]] with double brackets, got {error['input']!r}"
     if error["type"] != "extra_forbidden":
         got = "" if error["type"] == "missing" else f", got {error['input']!r}"
+        if error["type"] in _NO_TEXT and isinstance(error["input"], str):
+            got += "; in TOML: true, 3 or 0.05, without quotes"
         return f"  {place}: {error['msg']}{got}"
     known = _fields_at(error["loc"][:-1])
     nearest = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)

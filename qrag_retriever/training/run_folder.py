@@ -101,10 +101,15 @@ class RunFolder:
             self._put_back_model()
             if not resume and self.holds_run:
                 raise FileExistsError(f"{self.path} holds a run; go on with --resume, or name another run.output")
-            if self.model.exists() and not self.has_model and any(self.model.iterdir()):
+            if self.model.exists() and not self.has_model and (not self.model.is_dir() or any(self.model.iterdir())):
                 raise FileExistsError(f"{self.model} exists and is no model; move it away, or name another run.output")
             if self.report.is_file() and self.has_model:
                 return Found(report=self.read_report())
+            if self.has_model and checkpoint is None and not (self.path / _LOG).exists():
+                raise FileExistsError(
+                    f"{self.path} holds a model, but no run to go on with; move the model away, or name another "
+                    "run.output"
+                )
             # Of a run that somebody has thrown away.
             self.report.unlink(missing_ok=True)
             return Found(checkpoint=checkpoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ import torch
 from qrag_retriever.errors import CheckpointError
 from qrag_retriever.training.checkpoint import Checkpoint
 from qrag_retriever.training.chunk_cache import ChunkCache
-from qrag_retriever.training.data import JsonLines
+from qrag_retriever.training.data import JsonLines, SampleSource
 from qrag_retriever.training.networks import TrainedPair
 from qrag_retriever.training.recipe import Recipe
 from qrag_retriever.training.sampling import Mixture
@@ -39,6 +39,7 @@ class RunState:
         log_temperature: torch.nn.Parameter,
         caches: Mapping[str, ChunkCache],
         mixture: Mixture,
+        sources: Sequence[SampleSource],
     ) -> None:
         """Begin a run.
 
@@ -48,7 +49,9 @@ class RunState:
             log_temperature: Logarithm of the cross-entropy's temperature, trained along.
             caches: Chunk embeddings, by name.
             mixture: Where samples are drawn from.
+            sources: Of training and validation; a run does not go on with other files than it began with.
         """
+        self._sources = sources
         self._recipe, self._pair, self._log_temperature = recipe, pair, log_temperature
         self._caches, self._mixture = caches, mixture
         self.step = 0
@@ -96,7 +99,9 @@ class RunState:
         }  # fmt: skip
         own_tensors: dict[str, torch.Tensor] = {"torch_random": torch.get_rng_state()}
         if self._pair.device.type == "cuda":
-            own_tensors["cuda_random"] = torch.cuda.get_rng_state()
+            own_tensors["cuda_random"] = torch.cuda.get_rng_state(self._pair.device)
+        elif self._pair.device.type == "mps":
+            own_tensors["mps_random"] = torch.mps.get_rng_state()
         for name, cache in self._caches.items():
             own[name], own_tensors[name] = cache.state()
         shared = {
@@ -113,9 +118,8 @@ class RunState:
         return Checkpoint(shared, tensors, own, own_tensors)
 
     def _data_checksums(self) -> list[list[Any]]:
-        """Return path and checksum of the user's own files."""
-        sources = [task.source for task in self._mixture.tasks]
-        return [[str(source.path.name), source.checksum] for source in sources if isinstance(source, JsonLines)]
+        """Return name and checksum of the user's own files."""
+        return [[source.path.name, source.checksum] for source in self._sources if isinstance(source, JsonLines)]
 
     def restore_shared(self, checkpoint: Checkpoint) -> int:
         """Take over weights, targets and history; returns the number of the stage to go on with.
@@ -170,7 +174,9 @@ class RunState:
             optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
             torch.set_rng_state(checkpoint.own_tensors["torch_random"])
             if "cuda_random" in checkpoint.own_tensors:
-                torch.cuda.set_rng_state(checkpoint.own_tensors["cuda_random"])
+                torch.cuda.set_rng_state(checkpoint.own_tensors["cuda_random"], self._pair.device)
+            if "mps_random" in checkpoint.own_tensors:
+                torch.mps.set_rng_state(checkpoint.own_tensors["mps_random"])
             for name, cache in self._caches.items():
                 cache.restore(checkpoint.own[name], checkpoint.own_tensors[name])
             stage.restore(checkpoint.own["stage"])

@@ -203,7 +203,11 @@ def _add_lora(encoder: SentenceTransformer, settings: LoraSettings) -> None:
         lora_dropout=settings.dropout,
         target_modules=settings.target_modules,
     )
-    _replace_transformer(encoder, get_peft_model(_transformer(encoder), config))
+    try:
+        adapted = get_peft_model(_transformer(encoder), config)
+    except ValueError as error:
+        raise RecipeError(f"model.lora.target_modules {settings.target_modules!r}: {error}") from error
+    _replace_transformer(encoder, adapted)
 
 
 def _transformer(encoder: SentenceTransformer) -> Any:

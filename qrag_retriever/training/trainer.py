@@ -7,14 +7,14 @@ import json
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from qrag_retriever.devices import choose_device, release_free_memory
+from qrag_retriever.devices import choose_device, is_out_of_memory, release_free_memory
 from qrag_retriever.errors import DivergedError, RecipeError, RewardError
 from qrag_retriever.model import QRAGModel
 from qrag_retriever.training.assembly import (
@@ -24,6 +24,7 @@ from qrag_retriever.training.assembly import (
     build_stages,
     check_facts,
     warnings_of,
+    warnings_of_sources,
 )
 from qrag_retriever.training.best_model import BestModel
 from qrag_retriever.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -95,9 +96,9 @@ class Trainer:
             device = f"cuda:{self._processes.local_rank}"
             torch.cuda.set_device(device)
         self._device = device
-        self._reward = reward or open_reward(recipe.reward)
+        self._reward = open_reward(recipe.reward) if reward is None else reward
         check_facts(recipe, self._reward)
-        folder = None if data_folder is None else Path(data_folder)
+        folder = None if data_folder is None else Path(data_folder).expanduser()
         # Adapters, and whatever else an encoder lacks, begin at random.
         torch.manual_seed(run.seed)
         start = starting_point(recipe.model, self._device)
@@ -109,14 +110,18 @@ class Trainer:
         drawn = [self.mixture.draw(np.random.default_rng([run.seed, 0, i])) for i in range(_SAMPLES_FOR_SCALE)]
         samples = [sample for sample, _ in drawn]
         self._modes = {sample.mode for sample in samples}
-        self._warnings = list(warnings_of(drawn, self.validation))
+        self._warnings = list(warnings_of(drawn, self.validation, action))
+        self._warnings += warnings_of_sources(training, validation, self._reward)
         self._guard = LossGuard(max(map(self._reward.most, samples)))
         self._networks = build_networks(recipe, start, samples, self._device)
         self.pair = self._networks.pair
         if self._processes.rank:
             # Networks begin alike, dropout differs.
             torch.manual_seed(run.seed + self._processes.rank)
-        self.state = RunState(recipe, self.pair, self._networks.log_temperature, self._networks.caches, self.mixture)
+        self.state = RunState(
+            recipe, self.pair, self._networks.log_temperature, self._networks.caches, self.mixture,
+            [task.source for task in (*training, *validation)],
+        )  # fmt: skip
         self.stages = build_stages(recipe, self._networks, self._reward, self.mixture, self._processes)
         self._module = self._processes.parallel(StageLoss(self.pair, self._networks.log_temperature))
         self._best = BestModel(self._folder.model, self.pair, self.validation, self.state, self.mixture.tasks, run.keep)
@@ -140,7 +145,10 @@ class Trainer:
         Raises:
             Interrupted: After SIGINT or SIGTERM, when the checkpoint has been written.
             KeyboardInterrupt: After a second SIGINT, at once.
-            DivergedError: If the loss is not finite or explodes; the best model and the last checkpoint stand.
+            DivergedError: If the loss or Q-values are not finite, or the loss explodes; the best model and the last
+                checkpoint stand.
+            RewardError: If the reward fails; a checkpoint to go on from has been written.
+            MemoryError: If the device has not enough of it.
             CheckpointError: If the checkpoint is damaged or of another recipe.
             FileExistsError: If the output folder holds a run and ``resume`` is not asked for, or a run is at work in
                 it.
@@ -228,16 +236,21 @@ class Trainer:
             done = self.state.restore_stage(stage, optimizer, checkpoint)
         else:
             stage.begin()
-            if not self.state.history:
+        with self._stopping(stage, number, done, optimizer):
+            if not self.state.history or self._is_due(stage, done):
                 self._validate(stage, log)
         last_written = time.monotonic()
         log.begin(stage.name, done, stage.num_updates)
         while done < stage.num_updates and not self._out_of_patience(stage):
-            self._update_or_stop(stage, number, done, optimizer, log)
+            with self._stopping(stage, number, done, optimizer, stage.state()):
+                self._update(stage, done, optimizer, log)
+            if self.state.step % _TRIMMED_UPDATES == 0:
+                release_free_memory()
             done += 1
             self.state.step += 1
-            if done % run.evaluate_updates == 0 or done == stage.num_updates:
-                self._validate(stage, log)
+            with self._stopping(stage, number, done, optimizer):
+                if self._is_due(stage, done):
+                    self._validate(stage, log)
             due = time.monotonic() - last_written > 60 * run.checkpoint_minutes
             stop = self._processes.any(self._signals.noted is not None)
             if self._processes.any(due) or stop:
@@ -246,18 +259,29 @@ class Trainer:
                 if stop:
                     raise Interrupted(self._signals.noted or signal.SIGTERM, path)
         log.end()
+        if done < stage.num_updates:
+            log.say(
+                f"{stage.name} ends after {done} of {stage.num_updates} updates: validation has not improved for "
+                f"{stage.patience_updates}"
+            )
+
+    def _is_due(self, stage: Stage, done: int) -> bool:
+        """Tell whether a stage's weights are to be measured after so many updates, and have not been."""
+        now = done > 0 and (done % self.recipe.run.evaluate_updates == 0 or done == stage.num_updates)
+        return now and (not self.state.history or self.state.history[-1]["step"] < self.state.step)
 
     def _update(self, stage: Stage, done: int, optimizer: torch.optim.Optimizer, log: RunLog) -> None:
         start = time.perf_counter()
         if self.state.step % self.recipe.run.refresh_updates == 0:
             self._new_era()
         optimizer.zero_grad(set_to_none=True)
-        figures: dict[str, float] = {}
+        parts: list[dict[str, float]] = []
         for part in range(stage.accumulate):
             last = part == stage.accumulate - 1
+            parts.append({})
             module: Any = self._module
             with module.no_sync() if self._processes.size > 1 and not last else contextlib.nullcontext():
-                loss: Any = module(stage, done, self._watch, figures)
+                loss: Any = module(stage, done, self._watch, parts[-1])
                 self._guard.check_loss(float(loss.detach()), stage.name)
                 with self._watch("backward"):
                     (loss / stage.accumulate).backward()
@@ -269,6 +293,7 @@ class Trainer:
                 group["lr"] = stage.learning_rate(done)
             optimizer.step()
             stage.after(done)
+        figures = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
         figures["gradient_norm"] = float(norm)
         figures["updates_per_second"] = 1.0 / (time.perf_counter() - start)
         figures["learning_rate"] = stage.learning_rate(done)
@@ -277,24 +302,42 @@ class Trainer:
         for warning in self._health.update(figures) if "td_loss" in figures else ():
             log.say(warning)
 
-    def _update_or_stop(
-        self, stage: Stage, number: int, done: int, optimizer: torch.optim.Optimizer, log: RunLog
-    ) -> None:
-        """Carry out an update; where the reward fails, leave a checkpoint of the update before."""
-        before = stage.state()
+    @contextlib.contextmanager
+    def _stopping(
+        self, stage: Stage, number: int, done: int, optimizer: torch.optim.Optimizer,
+        before: dict[str, Any] | None = None,
+    ) -> Iterator[None]:  # fmt: skip
+        """Say what to do where an update or a validation fails; where the reward did, leave a checkpoint.
+
+        Args:
+            stage: That is at work.
+            number: Its place.
+            done: Its updates so far.
+            optimizer: Its optimiser.
+            before: Its state before the update, which the checkpoint is of; None: the state as it is.
+        """
         try:
-            self._update(stage, done, optimizer, log)
+            yield
         except DivergedError as error:
             kept = self._folder.model if self.state.best["step"] >= 0 else None
-            raise DivergedError(diverged(f"{error} at update {self.state.step}", kept)) from error
+            what = f"{error} at update {self.state.step}"
+            raise DivergedError(diverged(what, kept, at_once=self.state.step == 0)) from error
         except RewardError as error:
             if self._processes.size > 1:
-                raise  # the others are in the middle of the update
-            stage.restore(before)
+                raise  # the others are in the middle of it
+            if before is not None:
+                stage.restore(before)
             path = self._write_checkpoint(number, done, stage, optimizer)
             raise RewardError(f"{error}; go on with --resume from {path}") from error
-        if self.state.step % _TRIMMED_UPDATES == 0:
-            release_free_memory()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryError(
+                f"memory of {self.pair.device} was not enough at update {self.state.step} ({stage.name}): "
+                f"{str(error).splitlines()[0]} Lower warm_start.fresh_tokens and warm_start.samples_per_update, or "
+                "pqn.num_envs and pqn.fresh_chunks (pqn.accumulate makes up for environments), in another run.output; "
+                "the last checkpoint stands"
+            ) from error
 
     def _write_checkpoint(self, number: int, done: int, stage: Stage, optimizer: torch.optim.Optimizer) -> Path:
         state = self.state.checkpoint(number, done, stage, optimizer, self._processes.size)
@@ -323,7 +366,7 @@ class Trainer:
         if not own:
             return False
         best = max(own, key=lambda entry: float(entry["score"]))
-        return bool(self.state.step - int(best["step"]) >= patience)
+        return bool(int(own[-1]["step"]) - int(best["step"]) >= patience)
 
     def _write_report(self, log: RunLog) -> None:
         skipped = Counter(self._processes.gathered(list(self.mixture.skipped.elements())))

@@ -194,7 +194,10 @@ class WarmStart:
         order = np.lexsort((others, -mass / costs))
         order = order[np.isin(others[order], rights, invert=True)]
         room = self._settings.fresh_tokens - sum(self._tokens(self._cache.texts[row]) for row in rights)
-        return np.concatenate([rights, others[order[np.cumsum(costs[order]) <= room]]])
+        fits = np.cumsum(costs[order]) <= room
+        # Several processes expect that each has a gradient for every weight.
+        fits[:1] |= not len(rights)
+        return np.concatenate([rights, others[order[fits]]])
 
     def _tokens(self, text: str) -> float:
         """Estimate the tokens of a chunk as an action, special tokens included, without tokenising it."""

@@ -19,6 +19,7 @@ from qrag_retriever import QRAGModel
 from qrag_retriever.devices import choose_dtype
 from qrag_retriever.training.chunk_cache import ChunkCache
 from qrag_retriever.training.datasets import LENGTHS, BabiLong, BookNoise
+from qrag_retriever.training.datasets.babi import STEP_LIMITS
 from qrag_retriever.training.datasets.books import default_noise
 from qrag_retriever.training.evaluation import Picks, figures_of, greedy_picks
 from qrag_retriever.training.networks import TrainedPair
@@ -27,7 +28,6 @@ from qrag_retriever.training.run_folder import RunFolder
 from qrag_retriever.training.trainer import Trainer
 
 RECIPES = Path(__file__).parents[1]
-STEP_LIMITS = {1: 2, 2: 4, 3: 6, 4: 2, 5: 3}
 MODEL = {"encoder": "all-MiniLM-L6-v2", "num_layers": 3, "max_chunk_tokens": 64, "max_chunk_tokens_in_state": 64}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from qrag_retriever.errors import RewardError
 from qrag_retriever.training.data import Sample
 
 
@@ -44,10 +45,15 @@ class Reward(Protocol):
     """Judges picks.
 
     Feedback follows from the outcomes alone, so that a training run that was interrupted goes on as if it had not been.
+    Whatever `judge` raises, or a feedback that is not what is expected of it, ends a run with a `RewardError`, after a
+    checkpoint was written.
     """
 
     def judge(self, outcomes: Sequence[Outcome]) -> list[Feedback]:
-        """Judge the picks of one step, one of each environment; the feedback comes in the same order."""
+        """Judge the picks of one step, one of each environment; the feedback comes in the same order.
+
+        No reward is below 0.
+        """
         ...
 
     def unusable(self, sample: Sample) -> str | None:
@@ -57,6 +63,30 @@ class Reward(Protocol):
     def most(self, sample: Sample) -> float:
         """Return the highest sum of rewards that an episode can have; the lowest is 0."""
         ...
+
+
+def judged(reward: Reward, outcomes: Sequence[Outcome]) -> list[Feedback]:
+    """Ask a reward, and check what it answers.
+
+    Raises:
+        RewardError: If it fails, does not answer each outcome, or pays what is no number of at least 0.
+    """
+    name = f"{type(reward).__name__}.judge"
+    try:
+        feedback = list(reward.judge(outcomes))
+    except RewardError:
+        raise
+    except Exception as error:
+        raise RewardError(f"{name} failed: {type(error).__name__}: {error}") from error
+    if len(feedback) != len(outcomes):
+        raise RewardError(f"{name} returned {len(feedback)} feedbacks for {len(outcomes)} outcomes")
+    for outcome, found in zip(outcomes, feedback, strict=True):
+        if not (math.isfinite(found.reward) and found.reward >= 0):
+            raise RewardError(
+                f"{name} paid {found.reward} for sample {outcome.sample.id!r}, picks {list(outcome.picked)}; expected "
+                "a finite number of at least 0"
+            )
+    return feedback
 
 
 def check_amounts(**amounts: float) -> None:

@@ -23,7 +23,8 @@ class AnswerContainedReward:
     Attributes:
         reward: What is paid.
         penalize_extra_steps: Whether it is multiplied by ``0.5 + 0.5 / |picked|``. Off by default: how many picks a
-            question needs is not known here, and the discount prefers early answers already.
+            question needs is not known here, and the discount prefers early answers already. A recipe turns it on,
+            as for any reward, unless it says ``reward.penalize_extra_steps = false``.
         terminate: Whether the episode ends there. By default it goes on to the step limit, which teaches that a state
             with nothing missing is worth 0.
 
