@@ -23,11 +23,12 @@ from qrag_retriever.index import ChunkIndex
 from qrag_retriever.index_model import ModelLike, resolve_model
 from qrag_retriever.integrations.documents import records_of
 from qrag_retriever.integrations.installed import make_callback_manager
-from qrag_retriever.json_lines import nearest
-from qrag_retriever.records import Record
+from qrag_retriever.model import QRAGModel
+from qrag_retriever.records import Record, records_from_texts
 from qrag_retriever.scan import ScanKind
 from qrag_retriever.selection import Selection
 from qrag_retriever.selector import Found, MultiStepSelector
+from qrag_retriever.setting_names import name_here
 from qrag_retriever.steps import HopListener
 from qrag_retriever.streams import AsyncHopStream, HopStream
 
@@ -72,7 +73,10 @@ class _Settings(BaseModel):
         """Name the settings there are, where pydantic would only say that an input is not permitted."""
         if isinstance(values, dict):
             for name in values.keys() - {*cls.model_fields, "similarity_top_k", "objects"}:
-                raise ValueError(f"there is no setting {name!r}{nearest(name, _ASKED)}; there are {', '.join(_ASKED)}")
+                hint = name_here(name, _ASKED)
+                raise ValueError(f"there is no setting {name!r}{hint}; there are {', '.join(_ASKED)}")
+            if "index" not in values:
+                raise ValueError("a retriever needs an index; from_texts, from_documents and load make it with one")
         return values
 
     @model_validator(mode="before")
@@ -86,6 +90,13 @@ class _Settings(BaseModel):
                 **(values.get("object_map") or {}), **{node.index_id: node.obj for node in objects}
             }  # fmt: skip
         return values
+
+    @field_validator("index", mode="before")
+    @classmethod
+    def _check_index(cls, value: Any) -> Any:
+        if isinstance(value, str | Path):
+            raise ValueError(f"expected a ChunkIndex, got the path {str(value)!r}; open it with QRAGRetriever.load")
+        return value
 
     @field_validator("callback_manager", mode="before")
     @classmethod
@@ -162,7 +173,18 @@ class _Settings(BaseModel):
             ValueError: If there are no texts, lengths differ, or an id occurs twice.
             TypeError: If a text is not a string.
         """
-        index = ChunkIndex.from_texts(texts, metadatas, ids, model, mode, device, scan, backend)
+        records = records_from_texts(texts, metadatas, ids)
+        model = resolve_model(model, device, backend=backend)
+        return cls._embedded(records, model, "document" if mode == "auto" else mode, device, scan, settings)
+
+    @classmethod
+    def _embedded(
+        cls, records: Sequence[Record], model: QRAGModel, mode: Mode, device: str | None, scan: ScanKind,
+        settings: Mapping[str, Any],
+    ) -> QRAGRetriever:  # fmt: skip
+        # What is wrong with a setting is to be told before hours of embedding, not after.
+        cls(index=ChunkIndex([], np.empty((0, model.config.dim), np.float32), model, mode, device, scan), **settings)
+        index = ChunkIndex.from_records(records, model, mode, device, scan)
         return cls(index=index, **settings)  # type: ignore[return-value]
 
     @classmethod
@@ -203,9 +225,8 @@ class _Settings(BaseModel):
         records, objects = records_of(documents, splitter, model)
         if mode == "auto":
             mode = "document" if len({record.document_id for record in records}) <= 1 else "corpus"
-        index = ChunkIndex.from_records(records, model, mode, device, scan)
         objects.update(settings.pop("object_map", None) or {})
-        return cls(index=index, object_map=objects, **settings)  # type: ignore[return-value]
+        return cls._embedded(records, model, mode, device, scan, {**settings, "object_map": objects})
 
     @classmethod
     def from_defaults(

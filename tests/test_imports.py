@@ -22,7 +22,7 @@ LINES = [
         "json_lines",
         "_terminal",
     ],
-    ["filters", "layout", "record_json", "q_values", "scan", "config", "steps", "bulk"],
+    ["filters", "setting_names", "layout", "record_json", "q_values", "scan", "config", "steps", "bulk"],
     ["encoders", "transaction", "model_card", "compact", "reference_checkpoint"],
     ["pair", "stored_layout", "backends"],
     ["storage"],

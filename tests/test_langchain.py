@@ -33,7 +33,6 @@ from langchain_core.language_models.fake_chat_models import FakeListChatModel, P
 from langchain_core.load import dumps
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import ConfigurableField, Runnable, RunnableLambda, RunnableParallel, RunnablePassthrough
 from langchain_core.tools import create_retriever_tool
 from langchain_tests.integration_tests import RetrieversIntegrationTests
@@ -189,13 +188,6 @@ class TestStandardSimilarityTopK(TestStandardWithIndex):
     def num_results_arg_name(self) -> str:
         return "similarity_top_k"
 
-    @pytest.mark.xfail(
-        reason="similarity_top_k is LlamaIndex's name of the setting; per call LangChain's k is the only name",
-        raises=TypeError,
-    )
-    def test_invoke_with_k_kwarg(self, retriever: BaseRetriever) -> None:
-        super().test_invoke_with_k_kwarg(retriever)
-
 
 class TestStandardDocumentIndex(DocumentIndexerTestSuite):
     @pytest.fixture
@@ -346,12 +338,20 @@ async def test_per_call_min_q_stops_early(retriever: QRAGRetriever, name: str) -
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-@pytest.mark.parametrize("unknown", [{"top_k": 1}, {"kk": 1}, {"verbose": True}, {"similarity_top_k": 1}])
+@pytest.mark.parametrize("unknown", [{"top_k": 1}, {"kk": 1}, {"verbose": True}, {"k": 1, "similarity_top_k": 1}])
 async def test_an_unknown_per_call_argument_raises(
     retriever: QRAGRetriever, name: str, unknown: dict[str, Any]
 ) -> None:
-    with pytest.raises(TypeError, match=next(iter(unknown))):
+    told = rf"^\w+ takes k, filters, min_q per call, got '{[*unknown][-1]}'"
+    with pytest.raises(TypeError, match=told):
         await call(name, retriever, **unknown)
+
+
+async def test_a_per_call_argument_of_another_retriever_is_told_by_its_name_here(retriever: QRAGRetriever) -> None:
+    with pytest.raises(TypeError, match=r"got 'filter'; here it is filters$"):
+        retriever.invoke(QUESTION, filter={"line": 3})
+    with pytest.raises(ValueError, match=r"no setting 'search_kwargs'; here it is k and filters; there are k, "):
+        QRAGRetriever(index=retriever.index, search_kwargs={"k": 3})
 
 
 @pytest.mark.parametrize("name", ["invoke", "ainvoke"])

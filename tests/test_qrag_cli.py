@@ -19,6 +19,7 @@ import pytest
 import qrag_retriever
 from qrag_retriever import ChunkIndex, QRAGModel, QRAGRetriever
 from qrag_retriever.cli.main import main
+from qrag_retriever.default_model import BUNDLED
 from qrag_retriever.embedding_cache import EmbeddingCache
 from tests.conftest import QUESTION, STORY
 from tests.qrag_files import pdf_of
@@ -124,14 +125,17 @@ def test_a_bad_file_is_named_and_nothing_written_unless_it_is_to_be_skipped(
     arguments = ["index", *files, "-o", "some.qrag", "--model", str(model_folder)]
     before = files_of(folder)
     assert main(arguments) == 1
-    assert said_of_error(capsys) == (
-        "qrag: nothing was written (--skip-bad leaves bad files out): bad.txt: not valid UTF-8 at byte 3; save it as "
-        "UTF-8; empty.md: there is no text in it"
-    )
+    assert capsys.readouterr().err.splitlines() == [
+        "bad.txt: not valid UTF-8 at byte 3; save it as UTF-8",
+        "empty.md: there is no text in it",
+        "qrag: nothing was written (--skip-bad leaves bad files out): 2 files cannot be read",
+    ]
     assert files_of(folder) == before
     assert main([*arguments, "--skip-bad"]) == 0
     said = capsys.readouterr()
-    assert [line.split(":")[1] for line in said.err.splitlines()] == [" bad.txt", " empty.md"]
+    *left_out, advice = said.err.splitlines()
+    assert [line.split(":")[1] for line in left_out] == [" bad.txt", " empty.md"]
+    assert "make chunks smaller, with --chunk-tokens 16" in advice
     assert "of 1 document" in said.out
     assert main(["index", "bad.txt", "-o", "none.qrag", "--skip-bad"]) == 1
     assert said_of_error(capsys).startswith("qrag: nothing was written: bad.txt: ")
@@ -143,7 +147,9 @@ def test_files_can_be_added_but_no_text_twice(
 ) -> None:
     arguments = ["index", "story.txt", "-o", "story.qrag", "--append"]
     assert main(arguments) == 0
-    assert re.search(r"\d+ chunks? added or updated, \d+ chunks in all, document mode", capsys.readouterr().out)
+    said = capsys.readouterr()
+    assert re.search(r"\d+ chunks? added or updated, \d+ chunks in all, document mode", said.out)
+    assert "story.qrag is in document mode, as one text; where documents are loose, make it anew" in said.err
     index = ChunkIndex.load(story)
     assert set(index.view.layout.chunks_of_document) == {"story.jsonl", "story.txt"}
     assert main(arguments) == 1
@@ -190,7 +196,7 @@ def test_an_id_that_occurs_twice_is_said_before_anything_is_embedded(
 
 def test_nothing_can_be_added_to_what_is_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["index", "story.txt", "-o", "none.qrag", "--append"]) == 1
-    assert "none.qrag is not an index folder" in said_of_error(capsys)
+    assert "none.qrag is no index to add to; leave --append out" in said_of_error(capsys)
     assert not (folder / "none.qrag").exists()
 
 
@@ -257,6 +263,9 @@ def test_questions_come_from_a_file_or_from_the_standard_input(
     monkeypatch.setattr(sys, "stdin", io.StringIO("Who came\nback?\n"))
     assert main(["ask", "story.qrag", "-", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["query"] == "Who came\nback?"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Who came?\nWho left?\n"))
+    assert main(["ask", "story.qrag", "--questions", "-", "--json"]) == 0
+    assert [json.loads(line)["query"] for line in capsys.readouterr().out.splitlines()] == ["Who came?", "Who left?"]
     assert main(["ask", "story.qrag", "-"]) == 1
     assert said_of_error(capsys) == "qrag: expected a question on the standard input, got nothing"
 
@@ -276,6 +285,10 @@ def test_a_page_of_the_hops_is_written(story: Path, folder: Path) -> None:
         (["story.qrag", "--questions", "none.txt"], "none.txt"),
         (["story.qrag", "Who?", "--device", "quantum"], "expected a torch device"),
         (["story.qrag", "Who?", "--model", "/no/such/model"], "/no/such/model"),
+        (
+            ["story.qrag", "Who?", "--model", str(BUNDLED)],
+            "; leave --model out, or make the index anew with qrag index",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(
@@ -416,6 +429,17 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert left.value.code == 0
     assert capsys.readouterr().out == f"qrag-retriever {qrag_retriever.__version__}\n"
+
+
+def test_an_option_that_is_not_known_is_told_with_the_nearest_of_the_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["ask", "story.qrag", "Who?", "--min_q", "0.2"])
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("usage: qrag ask ")
+    assert "unrecognized arguments: --min_q 0.2; did you mean --min-q?" in said
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,25 @@ def test_training_pays_if_it_beats_its_start_and_the_best_baseline(
     assert re.search(r"^\| 10 \(100%\) +\| 20 +\| 1\.0 +\|", said, re.MULTILINE)
 
 
+def test_what_finds_all_by_itself_needs_no_training() -> None:
+    ours, start, bm25 = (
+        answers_of(*[RIGHT] * 20),
+        answers_of(*[WRONG] * 20, name="start"),
+        answers_of(*[LATE] * 20, name="bm25"),
+    )
+    points = [Point(share, 10, 20, 60.0, answers_of(*[RIGHT] * 20, name="trained")) for share in (0.1, 0.3, 1.0)]
+    said = page.curve(start, [ours, bm25], points)
+    assert said.endswith("Training is not needed: qrag finds all of it as it is.\n")
+    assert "trained: neither better nor worse by these questions than qrag" in said
+
+
+def test_the_page_names_the_mode() -> None:
+    asked = [story(0), story(1, mode="corpus")]
+    shown = [page.opening(Path("my.jsonl"), 2, [sample], 3) for sample in asked]
+    assert "3 picks, chunks in their order (loose passages: --mode corpus)" in shown[0]
+    assert "3 picks, loose passages\n" in shown[1]
+
+
 # What is asked
 
 
@@ -277,7 +296,7 @@ def test_training_starts_from_the_model_that_is_named(
         return model
 
     monkeypatch.setattr(curve_module, "_trained", untrained)
-    monkeypatch.setattr(curve_module, "_updates_within", lambda seconds, recipe: 7)
+    monkeypatch.setattr(curve_module, "_updates_within", lambda seconds, recipe: (7, 0.1))
     asked, others = _parts(JsonLines(questions), 0.3, None)
     points = list(learning_curve(model, others, asked, 3, 1.0))
     assert starts == {model.fingerprint()}
@@ -292,7 +311,7 @@ def test_the_budget_decides_the_updates(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(curve_module, "Trainer", Fake)
     monkeypatch.setattr(curve_module, "update_seconds", lambda trainer, stage: (9.0, 1.0 if stage == "pqn" else 2.0))
     recipe: Any = None
-    found = [curve_module._updates_within(seconds, recipe) for seconds in (1, 100, 200, 1e9)]
+    found = [curve_module._updates_within(seconds, recipe)[0] for seconds in (1, 100, 200, 1e9)]
     # Three updates of 2 s prepare for one of 1 s, and seven tenths of the time are for updates.
     assert found == [5, 10, 20, 150]
 
@@ -325,6 +344,7 @@ def test_a_signal_in_training_is_the_exit_code(monkeypatch: pytest.MonkeyPatch, 
         (["--data", "none.jsonl"], "none.jsonl is missing"),
         (["--data", "answers.jsonl", "--held-out", "1"], "no question to ask: of 5, 5 are held out, none of them with"),
         (["--data", "one.jsonl"], "no question to ask: of 1, 0 are held out"),
+        (["--data", "two.jsonl", "--curve", "--held-out", "0.5"], "1 questions are left for training, 3 are needed"),
         (["--data", "one.jsonl", "--json", "no/such.json"], "there is no folder no to write such.json to"),
         (["--data", "bad.jsonl"], "bad.jsonl, line 2: unknown key 'facts'"),
     ],
@@ -336,6 +356,7 @@ def test_what_cannot_be_measured_is_one_line(
     monkeypatch.chdir(tmp_path)
     write_questions(tmp_path / "answers.jsonl", 5, seed=1, supporting=None)
     write_questions(tmp_path / "one.jsonl", 1, seed=1)
+    write_questions(tmp_path / "two.jsonl", 2, seed=1)
     (tmp_path / "bad.jsonl").write_text((tmp_path / "one.jsonl").read_text() + '{"facts": 1}\n')
     assert main(["eval", *arguments, "--model", str(model_folder)]) == 1
     said = capsys.readouterr()

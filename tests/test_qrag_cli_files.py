@@ -26,13 +26,13 @@ def test_folders_are_read_at_any_depth_in_order_and_without_what_is_hidden_or_fo
         (tmp_path / name).write_text("x")
     found, left_out = find_files([tmp_path, tmp_path / "a" / "c.md"])
     assert [str(path.relative_to(tmp_path)) for path in found] == ["b.txt", "h.PDF", "a/c.md"]
-    assert left_out == 1
+    assert left_out == {".exe": 1}
 
 
 def test_a_named_file_is_found_once_whatever_its_kind_and_a_missing_one_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.exe"
     path.write_text("x")
-    assert find_files([path, tmp_path / "." / "x.exe"]) == ([path], 0)
+    assert find_files([path, tmp_path / "." / "x.exe"]) == ([path], {})
     with pytest.raises(DataError, match=r"none\.txt is missing"):
         find_files([path, tmp_path / "none.txt"])
     with pytest.raises(DataError, match=r"no file of a known kind \(\.txt"):

@@ -127,6 +127,34 @@ def test_a_wrong_index_raises(index: Any) -> None:
         QRAGRetriever(index=index)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"beam_widht": 2}, {"k": 0}, {"order": "doc"}, {"min_q": "atuo"}, {"mode": "corpora"}, {"scan": "int4"},
+        {"min_q": "auto"},
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("make", ["from_texts", "from_documents"])
+def test_a_wrong_setting_is_told_before_anything_is_embedded(
+    model: QRAGModel, monkeypatch: pytest.MonkeyPatch, make: str, wrong: dict[str, Any]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("embedded")
+
+    monkeypatch.setattr(QRAGModel, "encode_chunks", refuse)
+    given = STORY if make == "from_texts" else [Document(page_content=text) for text in STORY]
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        getattr(QRAGRetriever, make)(given, model=model, **wrong)
+
+
+def test_a_retriever_without_an_index_is_told_what_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"needs an index; from_texts, from_documents and load"):
+        QRAGRetriever()
+    with pytest.raises(ValueError, match=r"expected a ChunkIndex, got the path .*; open it with QRAGRetriever\.load"):
+        QRAGRetriever(index=tmp_path)
+
+
 def test_an_unknown_attribute_cannot_be_set(retriever: QRAGRetriever) -> None:
     with pytest.raises(ValueError, match="top_n"):
         retriever.top_n = 3

@@ -14,8 +14,18 @@ from typing import TYPE_CHECKING, Any
 from qrag_retriever._terminal import tell
 from qrag_retriever.cli.files import PAGE_KEY
 from qrag_retriever.cli.options import add_command, add_model_options, at_least_one
-from qrag_retriever.cli.output import BOLD, CYAN, DIM, as_json, check_folder_of, count_of, one_line, paint
-from qrag_retriever.errors import DataError
+from qrag_retriever.cli.output import (
+    BOLD,
+    CYAN,
+    DIM,
+    as_json,
+    check_folder_of,
+    count_of,
+    one_line,
+    paint,
+    told_for_commands,
+)
+from qrag_retriever.errors import DataError, ModelMismatchError
 from qrag_retriever.records import DOCUMENT_KEY, SOURCE_KEY
 
 if TYPE_CHECKING:
@@ -39,7 +49,9 @@ def add_parser(commands: Any) -> None:
     add("index", type=Path, metavar="INDEX", help="a folder written by qrag index")
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("question", nargs="?", metavar="QUESTION", help="- reads it from the standard input")
-    asked.add_argument("--questions", type=Path, metavar="FILE", help="a question in each line")
+    asked.add_argument(
+        "--questions", type=Path, metavar="FILE", help="a question in each line; - reads the standard input"
+    )
     add(
         "--k",
         type=at_least_one,
@@ -73,10 +85,11 @@ def run(options: argparse.Namespace) -> int:
     from qrag_retriever.retriever import QRAGRetriever
 
     settings = {name: getattr(options, name) for name in ("k", "min_q", "beam_width")}
-    retriever = QRAGRetriever.load(
-        options.index, options.model, options.device,
-        **{name: value for name, value in settings.items() if value is not None},
-    )  # fmt: skip
+    given = {name: value for name, value in settings.items() if value is not None}
+    try:
+        retriever = QRAGRetriever.load(options.index, options.model, options.device, **given)
+    except ModelMismatchError as error:
+        raise told_for_commands(error) from error
     selections = retriever.search_many(questions, filters=_filters(options.filter))
     if options.html:
         selections[0].to_html(options.html)
@@ -96,7 +109,10 @@ def _questions(options: argparse.Namespace) -> list[str]:
             raise DataError("expected a question on the standard input, got nothing")
         return [question]
     try:
-        lines = options.questions.read_text(encoding="utf-8-sig").splitlines()
+        if str(options.questions) == _STANDARD_INPUT:
+            lines = sys.stdin.read().splitlines()
+        else:
+            lines = options.questions.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{options.questions}: not valid UTF-8 at byte {error.start}; save it as UTF-8") from error
     questions = [line.strip() for line in lines if line.strip()]

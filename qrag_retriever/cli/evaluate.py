@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """  qrag eval --data my.jsonl --mode corpus
   qrag eval --data my.jsonl --model runs/my/model      # on the tenth that qrag-train has kept for validation
-  qrag eval --data my.jsonl --curve --budget-minutes 20
+  qrag eval --data my.jsonl --mode corpus --curve --budget-minutes 20
 """
 # The last is what qrag-train starts from, untrained.
 _BASELINES = ("bm25", "dense-minilm", "multi-step-minilm")
@@ -73,6 +73,10 @@ def run(options: argparse.Namespace) -> int:
     model = QRAGModel.from_pretrained(options.model, device=options.device)
     source = _open(options, model)
     asked, training = _parts(source, share, options.samples)
+    if options.curve:
+        from qrag_retriever.cli.learning_curve import check_enough, learning_curve
+
+        check_enough(training)
     step_limit = options.k or max(len(sample.supporting or ()) for sample in asked) + _SPARE_PICKS
     label = model_label(options.model)
     baselines = Baselines(model, label, None, options.device)
@@ -82,8 +86,6 @@ def run(options: argparse.Namespace) -> int:
     tell(page.comparison(answers))
     points: list[Point] = []
     if options.curve:
-        from qrag_retriever.cli.learning_curve import learning_curve
-
         # As qrag-train: without a model that is named, training starts from a plain encoder, the last baseline's.
         start, before = (model, answers[0]) if options.model else (None, answers[-1])
         points += learning_curve(start, training, asked, step_limit, options.budget_minutes, options.device)

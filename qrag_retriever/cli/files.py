@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,24 +38,24 @@ class Piece:
     is_chunk: bool = False
 
 
-def find_files(paths: Iterable[Path]) -> tuple[list[Path], int]:
+def find_files(paths: Iterable[Path]) -> tuple[list[Path], Counter[str]]:
     """Find the files to read: those that are named, and in folders, at any depth, those of a known kind.
 
     Returns:
-        The files, each once, those of a folder by name; and how many files of other kinds the folders have. Hidden
-        files and folders are passed over.
+        The files, each once, those of a folder by name; and how many files of other kinds the folders have, by their
+        endings. Hidden files and folders are passed over.
 
     Raises:
         DataError: If a path is missing, or nothing is found.
     """
     found: dict[Path, Path] = {}
-    left_out = 0
+    left_out: Counter[str] = Counter()
     for path in paths:
         if not path.exists():
             raise DataError(f"{path} is missing")
         inside = _files_in(path) if path.is_dir() else [path]
         known = [one for one in inside if one.suffix.lower() in READERS or not path.is_dir()]
-        left_out += len(inside) - len(known)
+        left_out.update(one.suffix.lower() or "no ending" for one in inside if one not in known)
         for one in known:
             found.setdefault(one.resolve(), one)
     if not found:

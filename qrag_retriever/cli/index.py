@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -14,21 +15,23 @@ from qrag_retriever._terminal import tell
 from qrag_retriever.backends.kinds import Backend
 from qrag_retriever.cli.files import READERS, Piece, find_files, read_file, records_of_file
 from qrag_retriever.cli.options import add_command, add_model_options, at_least_one
-from qrag_retriever.cli.output import count_of
+from qrag_retriever.cli.output import count_of, told_for_commands
 from qrag_retriever.config import Mode
-from qrag_retriever.errors import DataError
+from qrag_retriever.errors import DataError, ModelMismatchError
 from qrag_retriever.records import Record, check_records
 
 if TYPE_CHECKING:
     from qrag_retriever.index import ChunkIndex
     from qrag_retriever.model import QRAGModel
 
-_EXAMPLES = """  qrag index story.txt -o story.qrag
+_EXAMPLES = """  qrag index story.txt -o story.qrag --chunk-tokens 16    # about a sentence to a chunk
   qrag index docs/ manual.pdf notes.md -o work.qrag --skip-bad
   qrag index chunks.jsonl -o chunks.qrag --mode corpus --model runs/my/model
   qrag index chapter-2.txt -o story.qrag --append
 """
 _NO_MODE = "auto"
+# Fewer leave nothing to search in.
+_FEW_CHUNKS = 8
 
 
 def add_parser(commands: Any) -> None:
@@ -70,17 +73,29 @@ def run(options: argparse.Namespace) -> int:
         check_place(options.output, may_replace=lambda path: (path / DATABASE_NAME).is_file())
     files, left_out = find_files(options.files)
     if left_out:
-        sys.stderr.write(f"{count_of(left_out, 'file')} of other kinds left out\n")
+        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(left_out.items()))
+        sys.stderr.write(f"{count_of(left_out.total(), 'file')} of other kinds left out: {kinds}\n")
     read = _read(files, options.skip_bad)
     if options.append:
         # A model that is named is loaded with the backend; that of the index comes with its own.
         named = options.model and resolve_model(options.model, options.device, backend=options.backend)
-        index = ChunkIndex.load(options.output, named, options.device)
+        if not (options.output / DATABASE_NAME).is_file():
+            raise DataError(f"{options.output} is no index to add to; leave --append out to make one")
+        try:
+            index = ChunkIndex.load(options.output, named, options.device)
+        except ModelMismatchError as error:
+            raise told_for_commands(error) from error
         if options.mode not in (_NO_MODE, index.mode):
             raise ValueError(f"{options.output} is in {index.mode} mode, got --mode {options.mode}; build it anew")
         _check_new(index, read)
         index.model.embed_with(options.cache, options.workers, options.backend)
+        had = len(index.view.layout.chunks_of_document)
         added = index.add_records(_records(read, index.model, options.chunk_tokens))
+        if index.mode == "document" and had <= 1 < len(index.view.layout.chunks_of_document):
+            sys.stderr.write(
+                f"{options.output} is in document mode, as one text; where documents are loose, make it anew with all "
+                "of them, or with --mode corpus\n"
+            )
         what = f"{count_of(len(added), 'chunk')} added or updated, {count_of(len(index), 'chunk')} in all"
     else:
         model = resolve_model(options.model, options.device, backend=options.backend)
@@ -91,6 +106,11 @@ def run(options: argparse.Namespace) -> int:
         index = ChunkIndex.from_records(records, model, mode, options.device)
         index.save(options.output)
         what = f"{count_of(len(index), 'chunk')} of {count_of(documents, 'document')}"
+        if len(index) < _FEW_CHUNKS and not all(piece.is_chunk for pieces in read.values() for piece in pieces):
+            sys.stderr.write(
+                f"{count_of(len(index), 'chunk')} only: every hop picks one. Where single sentences are what is looked "
+                "for, make chunks smaller, with --chunk-tokens 16 or so\n"
+            )
     tell(f"{options.output}: {what}, {index.mode} mode, {time.perf_counter() - start:.1f} s\n")
     return 0
 
@@ -105,6 +125,8 @@ def _read(files: Sequence[Path], skip_bad: bool) -> dict[Path, list[Piece]]:
 
     read: dict[Path, list[Piece]] = {}
     bad: list[str] = []
+    # Of a damaged PDF it says things without the name of the file.
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     for path in tqdm(files, desc="read", unit="file", leave=False, delay=1.0, disable=None):
         try:
             read[path] = read_file(path)
@@ -112,7 +134,10 @@ def _read(files: Sequence[Path], skip_bad: bool) -> dict[Path, list[Piece]]:
             bad.append(str(error))
     if bad and not (skip_bad and read):
         hint = "" if skip_bad or not read else " (--skip-bad leaves bad files out)"
-        raise DataError(f"nothing was written{hint}: {'; '.join(bad)}")
+        if len(bad) == 1:
+            raise DataError(f"nothing was written{hint}: {bad[0]}")
+        sys.stderr.write("".join(f"{reason}\n" for reason in bad))
+        raise DataError(f"nothing was written{hint}: {len(bad)} files cannot be read")
     for reason in bad:
         sys.stderr.write(f"left out: {reason}\n")
     return read

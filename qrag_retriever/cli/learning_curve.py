@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import signal
 import sys
@@ -18,6 +19,7 @@ import numpy as np
 from qrag_retriever.benchmarks.suite.methods import MultiStep
 from qrag_retriever.cli.comparison import Answers, ask_all
 from qrag_retriever.config import Mode
+from qrag_retriever.errors import DataError
 from qrag_retriever.model import QRAGModel
 from qrag_retriever.training.data import Sample
 from qrag_retriever.training.dry_run import update_seconds
@@ -72,11 +74,10 @@ def learning_curve(
         device: Of the training.
 
     Raises:
-        ValueError: If there are too few questions to train on.
+        DataError: If there are too few questions to train on.
     """
+    check_enough(training)
     counts = {share: max(_FEWEST_QUESTIONS, round(share * len(training))) for share in SHARES}
-    if len(training) < _FEWEST_QUESTIONS:
-        raise ValueError(f"{len(training)} questions are left for training, {_FEWEST_QUESTIONS} are needed")
     order = np.random.default_rng(0).permutation(len(training)).tolist()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -88,16 +89,37 @@ def learning_curve(
         for share, path in files.items():
             _write([training[i] for i in order[: counts[share]]], path)
         mode = training[0].mode
-        num_pqn = _updates_within(
-            60 * budget_minutes / len(SHARES), _recipe(files[1.0], mode, encoder, _FEWEST_PQN, device)
+        seconds_of_run = 60 * budget_minutes / len(SHARES)
+        num_pqn, seconds_of_pqn = _updates_within(
+            seconds_of_run, _recipe(files[1.0], mode, encoder, _FEWEST_PQN, device)
         )
+        expected = num_pqn * seconds_of_pqn / _SHARE_OF_UPDATES
+        if expected > 1.5 * seconds_of_run:
+            _say(f"the least that can tell anything takes longer than --budget-minutes {budget_minutes:g}")
         for share, path in files.items():
+            _say(
+                f"training on {counts[share]} of {len(training)} questions, {(1 + _WARM_PER_PQN) * num_pqn} updates, "
+                f"about {max(1, round(expected / 60))} min"
+            )
             begun = time.perf_counter()
             trained = _trained(_recipe(path, mode, encoder, num_pqn, device))
             seconds = time.perf_counter() - begun
             method = MultiStep(f"trained on {share:.0%}", trained, "")
             answers = ask_all(method, asked, step_limit)
             yield Point(share, counts[share], (1 + _WARM_PER_PQN) * num_pqn, seconds, answers)
+
+
+def check_enough(training: Sequence[Sample]) -> None:
+    """Raise `DataError` if there are too few questions to train on."""
+    if len(training) < _FEWEST_QUESTIONS:
+        raise DataError(
+            f"{len(training)} questions are left for training, {_FEWEST_QUESTIONS} are needed; give more questions, or "
+            "a smaller --held-out"
+        )
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 def _write(samples: Sequence[Sample], path: Path) -> None:
@@ -128,19 +150,22 @@ def _recipe(path: Path, mode: Mode, encoder: dict[str, str], num_pqn: int, devic
     )  # fmt: skip
 
 
-def _updates_within(seconds: float, recipe: Recipe) -> int:
-    """Time some updates, and return how many of PQN fit into a run of so many seconds, with their warm start."""
-    with contextlib.redirect_stdout(sys.stderr):
+def _updates_within(seconds: float, recipe: Recipe) -> tuple[int, float]:
+    """Time some updates; return how many of PQN fit into a run of so many seconds, and what each takes.
+
+    Both with their warm start.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
         trainer = Trainer(recipe)
         warm, pqn = (update_seconds(trainer, stage)[1] for stage in trainer.stages)
-    fitting = int(_SHARE_OF_UPDATES * seconds / (_WARM_PER_PQN * warm + pqn))
-    return min(max(fitting, _FEWEST_PQN), _MOST_PQN)
+    each = _WARM_PER_PQN * warm + pqn
+    return min(max(int(_SHARE_OF_UPDATES * seconds / each), _FEWEST_PQN), _MOST_PQN), each
 
 
 def _trained(recipe: Recipe) -> QRAGModel:
     try:
-        # The standard output is for results.
-        with contextlib.redirect_stdout(sys.stderr):
+        # The standard output is for results, and what the trainer says is for those who train.
+        with contextlib.redirect_stdout(io.StringIO()):
             return Trainer(recipe).fit()
     except Interrupted as stopped:
         if stopped.signal_number == signal.SIGINT:

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from qrag_retriever import __version__
 from qrag_retriever._terminal import accept_any_encoding, exit_code_of
 from qrag_retriever.cli import ask, completion, delete, evaluate, index, show
+from qrag_retriever.cli.options import refuse_options
 
 _EXAMPLES = """examples:
-  qrag index story.txt -o story.qrag
+  qrag index story.txt -o story.qrag --chunk-tokens 16    # about a sentence to a chunk
   qrag ask story.qrag "Where was the football before the kitchen?"
   qrag show story.qrag
   qrag eval --data my.jsonl
@@ -23,7 +24,9 @@ _EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 something is wrong, 2 usage, 130 Ctrl-C."""
-    options = make_parser().parse_args(arguments)
+    options, unknown = make_parser().parse_known_args(arguments)
+    if unknown:
+        refuse_options(options.parser, unknown)
     accept_any_encoding()
     _set_up_messages()
     return exit_code_of("qrag", lambda: options.run(options))

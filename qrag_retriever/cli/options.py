@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 
 def add_command(
@@ -28,6 +29,13 @@ def add_command(
     )
     parser.set_defaults(run=run, parser=parser)
     return parser
+
+
+def refuse_options(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
+    """End with the usage of the command that was given what it does not know, and the nearest option."""
+    known = [name for action in parser._actions for name in action.option_strings]
+    hint = difflib.get_close_matches(unknown[0].replace("_", "-"), known, n=1)
+    parser.error(f"unrecognized arguments: {' '.join(unknown)}{f'; did you mean {hint[0]}?' if hint else ''}")
 
 
 def add_model_options(parser: argparse.ArgumentParser, default: str) -> None:

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from qrag_retriever.errors import ModelMismatchError
+
 BOLD, DIM, CYAN = "1", "2", "36"
 
 
@@ -42,3 +44,9 @@ def as_json(value: Any) -> str:
 def count_of(number: int, noun: str) -> str:
     """Return a number with its noun."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def told_for_commands(error: ModelMismatchError) -> ModelMismatchError:
+    """Say what to do on the command line, where the error says it for Python."""
+    what, _, _ = str(error).partition("; use that one")
+    return ModelMismatchError(f"{what}; leave --model out, or make the index anew with qrag index")

@@ -22,6 +22,7 @@ from qrag_retriever.filters import Filters
 from qrag_retriever.integrations.langchain_batch import Result, arun_batch, run_batch
 from qrag_retriever.integrations.langchain_hops import hop_listener
 from qrag_retriever.selection import Selection
+from qrag_retriever.setting_names import name_here
 from qrag_retriever.steps import HopListener, Step
 
 
@@ -101,16 +102,19 @@ class LangChainSide(DocumentIndex):
             input: The question.
             config: Of the run. Its callbacks also see the hops, as child runs named ``qrag_hop``.
             **kwargs: ``k``, ``filters`` and ``min_q``, in place of the retriever's, this time.
+
+        Raises:
+            TypeError: If there is another one.
         """
         if self._needs_fingerprint([config]):
             self.index.short_fingerprint()  # type: ignore[attr-defined]
-        return super().invoke(input, config, **kwargs)
+        return super().invoke(input, config, **_per_call("invoke", kwargs))
 
     async def ainvoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
         """Do as `invoke`, off the event loop."""
         if self._needs_fingerprint([config]):
             await run_in_executor(None, self.index.short_fingerprint)  # type: ignore[attr-defined]
-        return await super().ainvoke(input, config, **kwargs)
+        return await super().ainvoke(input, config, **_per_call("ainvoke", kwargs))
 
     def batch(
         self,
@@ -131,6 +135,7 @@ class LangChainSide(DocumentIndex):
             return_exceptions: Return errors in their places; else the first one is raised when all is done.
             **kwargs: ``k``, ``filters`` and ``min_q``, in place of the retriever's, this time.
         """
+        kwargs = _per_call("batch", kwargs)
         if not self._can_join(inputs, kwargs):
             return super().batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
         configs = get_config_list(config, len(inputs))
@@ -148,6 +153,7 @@ class LangChainSide(DocumentIndex):
         **kwargs: Any,
     ) -> list[list[Document]]:
         """Do as `batch`, off the event loop."""
+        kwargs = _per_call("abatch", kwargs)
         if not self._can_join(inputs, kwargs):
             return await super().abatch(inputs, config, return_exceptions=return_exceptions, **kwargs)
         configs = get_config_list(config, len(inputs))
@@ -203,6 +209,19 @@ class LangChainSide(DocumentIndex):
     async def aget(self, ids: Sequence[str], /, **kwargs: Any) -> list[Document]:
         """Do as `get`, off the event loop."""
         return await run_in_executor(None, self.get, ids, **kwargs)
+
+
+_PER_CALL = ("k", "filters", "min_q")
+
+
+def _per_call(method: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by the names that a search takes; ``run_id`` is LangChain's own."""
+    arguments = dict(arguments)
+    if "similarity_top_k" in arguments and "k" not in arguments:
+        arguments["k"] = arguments.pop("similarity_top_k")
+    for name in arguments.keys() - {*_PER_CALL, "run_id"}:
+        raise TypeError(f"{method} takes {', '.join(_PER_CALL)} per call, got {name!r}{name_here(name, _PER_CALL)}")
+    return arguments
 
 
 _OF_A_CALL = ("invoke", "ainvoke", "_get_relevant_documents", "_aget_relevant_documents")
