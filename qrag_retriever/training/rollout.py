@@ -13,7 +13,7 @@ from qrag_retriever.state import RetrievalState
 from qrag_retriever.training.batches import Candidates, candidates_of, rendered, score
 from qrag_retriever.training.chunk_cache import ChunkCache
 from qrag_retriever.training.data import Sample
-from qrag_retriever.training.environment import VectorEnv
+from qrag_retriever.training.environment import Transition, VectorEnv
 from qrag_retriever.training.networks import TrainedPair
 from qrag_retriever.training.timing import Stopwatch
 
@@ -150,19 +150,13 @@ def collect(
                 for e, stream in enumerate(streams)
             ]
         with watch("reward"):
-            others = [
-                (e, chunk)
-                for e in range(envs.num_envs if num_alternatives else 0)
-                for chunk in best_others(values[e], candidates.available[e], chosen[e], num_alternatives)
-            ]
-            for (e, _), would in zip(others, envs.peek(others) if others else (), strict=True):
-                outcome = (would.reward, would.ended, would.settled)
-                visit = Visit(envs.envs[e].sample, would.state, would.chunk_id, rows[e], *outcome)
-                alternatives.append((len(visits) + e, visit))
+            if num_alternatives:
+                found = _alternatives(envs, values, candidates.available, chosen, rows, num_alternatives)
+                alternatives.extend((len(visits) + e, visit) for e, visit in found)
             transitions = envs.step(chosen)
-        for e, (transition, (sample, state)) in enumerate(zip(transitions, running, strict=True)):
-            outcome = (transition.reward, transition.ended, transition.settled)
-            visits.append(Visit(sample, state, chosen[e], rows[e], *outcome))
+        visits.extend(
+            _visit(*of_env) for of_env in zip([sample for sample, _ in running], transitions, rows, strict=True)
+        )
         parts.append(candidates)
         scores.append(values)
         embeddings.append(embedded)
@@ -178,6 +172,23 @@ def collect(
         len(streams),
         tuple(alternatives),
     )
+
+
+def _visit(sample: Sample, transition: Transition, rows: np.ndarray) -> Visit:
+    outcome = (transition.reward, transition.ended, transition.settled)
+    return Visit(sample, transition.state, transition.chunk_id, rows, *outcome)
+
+
+def _alternatives(
+    envs: VectorEnv, values: np.ndarray, available: np.ndarray, chosen: Sequence[int], rows: Sequence[np.ndarray],
+    count: int,
+) -> list[tuple[int, Visit]]:  # fmt: skip
+    """Return what the best chunks beside each environment's pick would lead to, with the environment's number."""
+    picks = [
+        (e, chunk) for e in range(envs.num_envs) for chunk in best_others(values[e], available[e], chosen[e], count)
+    ]
+    outcomes = envs.peek(picks) if picks else []
+    return [(e, _visit(envs.envs[e].sample, would, rows[e])) for (e, _), would in zip(picks, outcomes, strict=True)]
 
 
 def best_others(q_values: np.ndarray, available: np.ndarray, chosen: int, count: int) -> list[int]:
