@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -27,6 +28,11 @@ class Batcher(Generic[Item, Result]):
     def __init__(self, max_batch: int = MAX_BATCH) -> None:
         """Set the most calls of a batch."""
         self._max_batch = max_batch
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._worker: int | None = None
         self._lock = threading.Lock()
         self._running = threading.Lock()
         self._open: dict[Hashable, _Batch[Item, Result]] = {}
@@ -43,6 +49,12 @@ class Batcher(Generic[Item, Result]):
         Raises:
             Exception: What ``work`` raises, in every call of the batch.
         """
+        if self._process != os.getpid():
+            # After a fork: the threads that held the locks, and would do the open batches, are the parent's.
+            self._begin()
+        if self._worker == threading.get_ident():
+            # A search within a search of this thread would wait for itself.
+            return work([item])[0]
         deadline = time.monotonic() + wait
         with self._lock:
             batch = self._open.get(kind)
@@ -66,7 +78,11 @@ class Batcher(Generic[Item, Result]):
             with self._running:
                 batch.full.wait(max(0.0, deadline - time.monotonic()))
                 self._close(batch, kind)
-                batch.do(work)
+                self._worker = threading.get_ident()
+                try:
+                    batch.do(work)
+                finally:
+                    self._worker = None
         except BaseException:
             # The caller was interrupted (Ctrl-C): nobody may join, or wait for, a batch that is never done.
             self._close(batch, kind)
@@ -105,10 +121,15 @@ class _Batch(Generic[Item, Result]):
         return self._results[place]
 
 
-@cache
 def waiting_threads() -> ThreadPoolExecutor:
     """Return threads for calls that mostly wait: as many as a batch has, where an event loop's own are few."""
-    return ThreadPoolExecutor(MAX_BATCH, thread_name_prefix="qrag-batch")
+    return _threads_of(os.getpid())
+
+
+@cache
+def _threads_of(process: int) -> ThreadPoolExecutor:
+    # A forked process has none of its parent's threads.
+    return ThreadPoolExecutor(MAX_BATCH, thread_name_prefix=f"qrag-batch-{process}")
 
 
 async def off_the_loop(

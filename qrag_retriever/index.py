@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ import numpy as np
 from qrag_retriever.backends.kinds import Backend
 from qrag_retriever.backing import FolderBacking, MemoryBacking, StoredBacking
 from qrag_retriever.batching import Batcher
-from qrag_retriever.checks import check_at_least_one, check_list, size_in_bytes
+from qrag_retriever.checks import check_at_least_one, check_list, check_text, size_in_bytes
 from qrag_retriever.config import Mode, QRAGConfig
 from qrag_retriever.devices import Dtype
 from qrag_retriever.engines.base import Engine
@@ -469,9 +470,17 @@ class ChunkIndex:
         return self._view.q_values(np.asarray(state_embedding, np.float32), picked)
 
     def get(self, ids: Sequence[str]) -> list[Record]:
-        """Read records by id; ids that are not in the index are left out."""
+        """Read copies of records by id; ids that are not in the index are left out.
+
+        Raises:
+            TypeError: If the ids are no list of strings.
+        """
+        check_list(ids, "ids")
+        for number, id_ in enumerate(ids):
+            check_text(id_, f"id {number}")
         view = self._view
-        return view.records([chunk for id_ in ids if (chunk := view.layout.find(id_)) is not None])
+        found = view.records([chunk for id_ in ids if (chunk := view.layout.find(id_)) is not None])
+        return [replace(record, metadata=copy.deepcopy(record.metadata)) for record in found]
 
     def add(
         self,
@@ -584,7 +593,7 @@ class ChunkIndex:
                     view.records(range(len(view))),
                     view.source.matrix(),
                     self._backing.deleted_ids(),
-                    None if known is None else (known.version, known.generation),
+                    None if known is None else known.revision,
                 )
                 if not written:
                     self.refresh()
@@ -604,7 +613,7 @@ class ChunkIndex:
                 records,
                 _checked_embeddings(vectors, len(records)),
                 backing.deleted_ids(),
-                (backing.settings.version, backing.settings.generation),
+                backing.settings.revision,
             )
             if not written:
                 self.refresh()

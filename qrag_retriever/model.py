@@ -74,8 +74,13 @@ class ModelSource:
     name: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def load(self, device: str | None = None, dtype: Dtype | None = None) -> QRAGModel:
+    def load(self, device: str | None = None, dtype: Dtype | None = None, shared: bool = True) -> QRAGModel:
         """Build the model again.
+
+        Args:
+            device: Of the encoders.
+            dtype: See `QRAGModel.from_pretrained`.
+            shared: Whether a default model may use the encoders that others have loaded.
 
         Raises:
             ModelFolderError: If it is no longer there, or is to be built with options that no file may choose.
@@ -97,7 +102,8 @@ class ModelSource:
         if backend == _ROUNDING:
             # Its package is asked for when chunks are embedded: searching needs none.
             model._backend, model.source = ChunkBackend(_ROUNDING, model._exports_folder()), self
-        model.share_encoders()
+        if shared:
+            model.share_encoders()
         return model
 
 
@@ -141,6 +147,7 @@ class QRAGModel:
         self.embed_with(cache, workers)
         self._lock = threading.RLock()
         self._encoders: tuple[StateEncoder, ActionEncoder] | None = None
+        self._weights_of_source: list[tuple[int, int]] = []
         self._fingerprint: str | None = None
 
     @classmethod
@@ -428,6 +435,7 @@ class QRAGModel:
             raise OSError(f"the model cannot be written to {target}, nothing was changed: {error}") from error
         if self.source is None and not compact:
             self.source = ModelSource("pretrained", str(target.absolute()), _kept_backend(self.backend))
+            self._weights_of_source = _weight_marks(self._loaded())
 
     def _write(self, draft: Path, target: Path, compact: bool) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-full-") as scratch:
@@ -465,15 +473,18 @@ class QRAGModel:
                 for encoder in {id(state): state, id(action): action}.values():
                     encoder.to(device=self.device, dtype=dtype)
                 self._encoders = StateEncoder(state, self.config), ActionEncoder(action, self.config)
+                self._weights_of_source = _weight_marks(self._encoders)
             return self._encoders
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle the source if there is one, else the encoders; locks and loaders stay behind."""
+        """Pickle the source if its weights are still these, else the encoders; locks and loaders stay behind."""
+        changed = self._encoders is not None and _weight_marks(self._encoders) != self._weights_of_source
+        source = None if changed else self.source
         kept: dict[str, Any] = {
-            "config": self.config, "source": self.source, "device": self._device, "dtype": self._dtype,
+            "config": self.config, "source": source, "device": self._device, "dtype": self._dtype,
             "cache": self.cache, "workers": self._devices or None, "backend": self._backend,
         }  # fmt: skip
-        if self.source is None:
+        if source is None:
             kept["pair"] = tuple(encoder.model for encoder in self._loaded())
         return kept
 
@@ -484,7 +495,8 @@ class QRAGModel:
         def load_pair() -> Pair:
             if pair is not None:
                 return pair[0], pair[1]
-            model = source.load(device="cpu")
+            # Encoders of its own: what comes of this is moved and cast, and perhaps trained.
+            model = source.load(device="cpu", shared=False)
             return model.state_encoder.model, model.action_encoder.model
 
         kept = (state[name] for name in ("device", "dtype", "cache", "workers"))
@@ -496,6 +508,13 @@ class QRAGModel:
         name = "in memory" if self.source is None else self.source.name or "default"
         rounding = "" if is_exact(self.backend) else f", backend={self.backend!r}"
         return f"QRAGModel({name!r}, dim={self.config.dim}, positions={self.config.positions!r}{rounding})"
+
+
+def _weight_marks(encoders: tuple[StateEncoder, ActionEncoder]) -> list[tuple[int, int]]:
+    """Return what changes when weights are changed in place or replaced; reading all of them would take long."""
+    return [
+        (w.data_ptr(), w._version) for encoder in encoders for w in encoder.model.state_dict(keep_vars=True).values()
+    ]
 
 
 def _kept_backend(backend: Backend) -> dict[str, Any]:

@@ -43,13 +43,19 @@ class Path:
             return values[-1]
         return max(values) if rank_by == "max" else float(np.mean(values))
 
-    def rank_with(self, q_value: float, rank_by: RankBy) -> float:
-        """Return the rank of this path continued by a chunk of this Q-value."""
+    @property
+    def total(self) -> float:
+        """The sum of Q-values, by which paths of equal rank are told apart: after the highest they mostly fall."""
+        return float(sum(step.q_value for step in self.steps))
+
+    def rank_with(self, q_value: float, rank_by: RankBy) -> tuple[float, float]:
+        """Return rank and sum of this path continued by a chunk of this Q-value."""
+        total = self.total + q_value
         if rank_by == "last" or not self.steps:
-            return q_value
+            return q_value, total
         if rank_by == "max":
-            return max(q_value, self.rank("max"))
-        return (self.rank("mean") * len(self.steps) + q_value) / (len(self.steps) + 1)
+            return max(q_value, self.rank("max")), total
+        return total / (len(self.steps) + 1), total
 
     def stopped(self, reason: StopReason, *embeddings: np.ndarray) -> Path:
         """Return this path, ended."""
@@ -74,7 +80,7 @@ class Search:
 
     def best(self, rank_by: RankBy) -> Path:
         """Return the best path that has ended."""
-        return max(self.finished, key=lambda path: path.rank(rank_by))
+        return max(self.finished, key=lambda path: (path.rank(rank_by), path.total))
 
 
 @contextmanager

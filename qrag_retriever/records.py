@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import numbers
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from qrag_retriever.errors import DuplicateIdError
 
 DOCUMENT_KEY = "document_id"
 SOURCE_KEY = "source"
+_NAMES = (str, numbers.Integral, os.PathLike, uuid.UUID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +82,12 @@ def records_from_texts(
 
 
 def document_of(metadata: Mapping[str, Any]) -> str | None:
-    """Return the document that metadata names: ``document_id``, else LangChain's ``source``; numbers as text."""
+    """Return the document that metadata names: ``document_id``, else LangChain's ``source``.
+
+    Whole numbers (also numpy's), paths and UUIDs as text; whatever else there is names none.
+    """
     value = metadata.get(DOCUMENT_KEY, metadata.get(SOURCE_KEY))
-    return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
+    return str(value) if isinstance(value, _NAMES) and not isinstance(value, bool) else None
 
 
 def check_records(records: Sequence[Record]) -> None:

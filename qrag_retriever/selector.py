@@ -56,7 +56,7 @@ class MultiStepSelector:
             temperature: Sample from softmax(Q / temperature) over the best chunks; None picks the best.
             sample_top_k: Chunks to sample from.
             seed: Of the sampling.
-            rank_by: How beams are ranked: by the highest Q-value reached, the last one, or the mean.
+            rank_by: How beams are ranked: by the highest Q-value reached, the last one, or the mean; then by their sum.
             filters: See `qrag_retriever.filters`.
 
         Raises:
@@ -121,8 +121,8 @@ class MultiStepSelector:
     ) -> Found:
         """Do as `select_records`, in one batch with the searches of other threads over this index.
 
-        Only searches with the same settings come together. Picks the same chunks as alone where Q-values differ by more
-        than 1e-5.
+        Only searches with the same settings come together, and those with a callable as filter go alone: it may look at
+        what belongs to its caller. Picks the same chunks as alone where Q-values differ by more than 1e-5.
 
         Args:
             query: The question, not empty.
@@ -134,9 +134,11 @@ class MultiStepSelector:
         check_query(query)
         item = query, self._checked_first_state(first_state), listener
         filters = filters_key(self.filters)
+        if self.filters is not None and filters is None:
+            return self.select_records(*item)
         # Sampling goes on with a stream of its own.
         own = id(self) if self.temperature is not None else None
-        kind = (self.k, self.min_q, self.beam_width, self.rank_by, filters or id(self.filters), own)
+        kind = (self.k, self.min_q, self.beam_width, self.rank_by, filters, own)
         found: Found = self.index.batcher.run(
             kind, lambda items: self.select_many_records(*zip(*items, strict=True)), item, wait
         )
@@ -240,14 +242,14 @@ class MultiStepSelector:
         chunk_ids, values = view.top_k(states, [path.state.picked for path in paths], width, mask)
         row = 0
         for search in searches:
-            candidates: list[tuple[float, int, int, float]] = []  # rank, row, chunk, Q-value
+            candidates: list[tuple[tuple[float, float], int, int, float]] = []  # rank and sum, row, chunk, Q-value
             for path in search.paths:
                 found = [(int(c), float(q)) for c, q in zip(chunk_ids[row], values[row], strict=True) if c >= 0]
                 worthy = [pair for pair in found if self.min_q is None or pair[1] > self.min_q]
                 if not worthy:
                     search.finished.append(path.stopped("min_q" if found else "exhausted", states[row].copy()))
                 elif self.temperature is not None:
-                    candidates.append((0.0, row, *self._sampled(worthy, self.temperature)))
+                    candidates.append(((0.0, 0.0), row, *self._sampled(worthy, self.temperature)))
                 else:
                     candidates.extend((path.rank_with(q, self.rank_by), row, chunk, q) for chunk, q in worthy)
                 row += 1
@@ -255,7 +257,7 @@ class MultiStepSelector:
 
     def _best(
         self,
-        candidates: list[tuple[float, int, int, float]],
+        candidates: list[tuple[tuple[float, float], int, int, float]],
         paths: Sequence[Path],
         states: np.ndarray,
         view: IndexView,
@@ -263,7 +265,8 @@ class MultiStepSelector:
         """Keep the best continuations; two orders of one set of chunks are one state."""
         chosen: list[tuple[int, int, float]] = []
         seen: set[frozenset[int]] = set()
-        for _, row, chunk, q_value in sorted(candidates, key=lambda candidate: (-candidate[0], candidate[1:3])):
+        best_first = sorted(candidates, key=lambda candidate: (*(-value for value in candidate[0]), *candidate[1:3]))
+        for _, row, chunk, q_value in best_first:
             picks = frozenset((*paths[row].state.picked, chunk))
             if picks not in seen and len(chosen) < self.beam_width:
                 seen.add(picks)

@@ -12,6 +12,7 @@ import json
 import os
 import sqlite3
 import threading
+import time
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -50,7 +51,7 @@ class IndexFolder:
         """Name a folder; nothing is opened yet."""
         self.path = path.absolute()
         self._lock = threading.RLock()
-        self._reader: tuple[int, sqlite3.Connection] | None = None
+        self._reader: tuple[tuple[int, tuple[int, int]], sqlite3.Connection] | None = None
 
     def read(self) -> tuple[FolderSettings, Layout, MappedVectors]:
         """Read settings and layout in one transaction, map the vectors, and verify every chunk's checksum.
@@ -177,7 +178,10 @@ class IndexFolder:
                 prepare_for_writing(connection)
                 connection.executescript(SCHEMA)
                 connection.execute("BEGIN IMMEDIATE")
-                transaction = Transaction(draft, connection, replace(settings, version=0, num_rows=0, num_chunks=0))
+                # Counts that go on from the time: whoever had another index open here must not take this for it.
+                now = time.time_ns() // 1000
+                fresh = replace(settings, version=now, generation=now, num_rows=0, num_chunks=0)
+                transaction = Transaction(draft, connection, fresh)
                 transaction.fill(records, vectors, deleted_ids)
                 transaction.finish()
                 connection.execute("COMMIT")
@@ -247,9 +251,10 @@ class IndexFolder:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self._errors():
-            # SQLite connections must not cross a fork.
-            if self._reader is None or self._reader[0] != os.getpid():
-                self._reader = (os.getpid(), self._connect("ro"))
+            # SQLite connections must not cross a fork, and know nothing of a folder that took the place of theirs.
+            whose = os.getpid(), _file_id(self.path / DATABASE_NAME)
+            if self._reader is None or self._reader[0] != whose:
+                self._reader = whose, self._connect("ro")
             connection = self._reader[1]
             connection.execute("BEGIN")
             try:
@@ -299,3 +304,12 @@ class IndexFolder:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Open again when needed."""
         self.__init__(state["path"])  # type: ignore[misc]
+
+
+def _file_id(path: Path) -> tuple[int, int]:
+    """Tell a file from another one of the same name; zeros where there is none, which is for others to tell."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_dev, found.st_ino

@@ -50,8 +50,8 @@ class FolderSettings:
         vectors_file: Name of the vectors' file.
         num_rows: Vectors in that file that a transaction has named.
         num_chunks: Valid chunks.
-        version: Counts the transactions.
-        generation: Counts the complete rewrites; rows keep their meaning within one.
+        version: Counts the transactions, from the time when the folder was made (microseconds).
+        generation: Counts the complete rewrites, from the same time; rows keep their meaning within one.
         format_version: Of the folder.
     """
 

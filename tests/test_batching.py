@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 
 from qrag_retriever import ChunkIndex, MultiStepSelector, QRAGModel, QRAGRetriever
-from qrag_retriever.batching import Batcher
+from qrag_retriever.batching import Batcher, waiting_threads
 from tests.conftest import QUESTION, STORY
 
 QUESTIONS = [f"{QUESTION} {text}" for text in STORY]
@@ -189,3 +193,62 @@ def test_searches_while_others_add_and_delete_see_one_version(index: ChunkIndex)
         for step in selection.steps:
             # It stands at the end, so all others keep their places.
             assert step.text.endswith("Again.") if step.id == "extra" else step.text == STORY[step.chunk_id]
+
+
+TENANT: ContextVar[int] = ContextVar("tenant")
+
+
+def test_a_filter_sees_what_belongs_to_its_own_caller(index: ChunkIndex) -> None:
+    retriever = QRAGRetriever(index=index, batch_wait_ms=50, filters=lambda metadata: metadata["part"] == TENANT.get())
+
+    async def ask(tenant: int, name: str) -> set[int]:
+        TENANT.set(tenant)
+        found = await getattr(retriever, name)(QUESTION)
+        return {one.metadata["part"] for one in (found if name == "ainvoke" else found.steps)}
+
+    async def ask_all() -> list[set[int]]:
+        return await asyncio.gather(*(ask(tenant, name) for name in ("asearch", "ainvoke") for tenant in (0, 1)))
+
+    assert asyncio.run(ask_all()) == [{0}, {1}, {0}, {1}]
+
+
+async def test_many_questions_of_a_task_are_asked_in_its_context(index: ChunkIndex) -> None:
+    TENANT.set(1)
+    retriever = QRAGRetriever(index=index, batch_wait_ms=50, filters=lambda metadata: metadata["part"] == TENANT.get())
+    for documents in await retriever.abatch([QUESTION, QUESTION]):
+        assert {document.metadata["part"] for document in documents} == {1}
+
+
+def test_a_search_within_a_search_does_not_wait_for_itself(index: ChunkIndex) -> None:
+    inner = QRAGRetriever(index=index, batch_wait_ms=5)
+
+    class Asks(BaseCallbackHandler):
+        def on_chain_start(self, *_: Any, **__: Any) -> None:
+            asked.append(inner.search("Where is the apple?").ids)
+
+    asked: list[list[str]] = []
+    outer = ThreadPoolExecutor(1).submit(inner.invoke, QUESTION, {"callbacks": [Asks()]})
+    assert outer.result(timeout=60)
+    assert asked[0] == inner.search("Where is the apple?").ids
+
+
+def _four_of_a_thread(answers: Any) -> None:
+    answers.put(waiting_threads().submit(lambda: 4).result(timeout=20))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_has_threads_and_locks_of_its_own(index: ChunkIndex) -> None:
+    assert waiting_threads().submit(lambda: 4).result() == 4
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    batcher: Batcher[int, int] = Batcher()
+    batcher._running.acquire()  # as if a batch of another thread were at work at the fork
+
+    def child() -> None:
+        _four_of_a_thread(answers)
+        answers.put(batcher.run("kind", lambda items: [2 * item for item in items], 3, 0.0))
+
+    process = context.Process(target=child)
+    process.start()
+    assert [answers.get(timeout=30), answers.get(timeout=30)] == [4, 6]
+    process.join()

@@ -8,8 +8,8 @@ import pytest
 from qdrant_client import QdrantClient
 from qdrant_client.models import Distance, VectorParams
 
-from qrag_retriever import ChunkIndex
-from qrag_retriever.errors import EngineError, StaleVersionError
+from qrag_retriever import ChunkIndex, MultiStepSelector
+from qrag_retriever.errors import EngineError, StaleVersionError, UnknownIdError
 from tests.engine_indexes import DIM, MODEL, assert_same_hop, in_memory, states, story
 
 
@@ -118,3 +118,19 @@ def test_chunks_that_vanish_during_anothers_change_are_noticed(client: QdrantCli
         index.get(["a"])
     index.refresh()
     assert index.ids == ["b"]
+
+
+def test_an_index_that_took_the_place_of_another_is_not_taken_for_it(client: QdrantClient) -> None:
+    def made(texts: list[str]) -> ChunkIndex:
+        index = ChunkIndex.on_qdrant(client, "chunks", model=MODEL)
+        index.add(texts, ids=texts)
+        return index
+
+    opened = [made(["A", "B", "C"]), ChunkIndex.on_qdrant(client, "chunks", model=MODEL)]
+    for name in ("chunks", "chunks_settings"):
+        client.delete_collection(name)
+    made(["Z", "Y", "X"])
+    with pytest.raises(UnknownIdError, match="'B'"):
+        opened[0].delete(["B"])
+    found = MultiStepSelector(opened[1], k=3).select("Where?")
+    assert sorted(found.ids) == ["X", "Y", "Z"]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -717,3 +718,21 @@ def test_texts_are_added_with_or_without_embeddings(model: Any) -> None:
     with pytest.raises(ValueError, match="built from embeddings alone"):
         bare.add(["seven"])
     assert len(bare) == 5
+
+
+def test_what_get_returns_is_a_copy_and_ids_are_a_list_of_strings() -> None:
+    index = ChunkIndex.from_texts(["a", "b"], [{"tags": ["x"]}, None], ids=["s0", "s1"], model=ToyModel())
+    index.get(["s0"])[0].metadata["tags"].append("y")
+    assert index.get(["s0"])[0].metadata == {"tags": ["x"]}
+    for wrong in ("s1", [1]):
+        with pytest.raises(TypeError):
+            index.get(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "names", [(np.int64(1), np.int64(2)), (uuid.UUID(int=1), uuid.UUID(int=2)), (Path("a/b"), Path("c"))], ids=str
+)
+def test_documents_are_named_by_whole_numbers_paths_and_uuids_too(names: tuple[Any, Any]) -> None:
+    sources = [{"source": names[i]} for i in (0, 1, 0)]
+    index = ChunkIndex.from_texts(["a", "b", "c"], sources, model=ToyModel())
+    assert len(index.ids_of_document(str(names[0]))) == 2

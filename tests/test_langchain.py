@@ -45,9 +45,6 @@ OTHER_QUESTION = "Who wrote a letter?"
 IDS = [f"s{number}" for number in range(len(STORY))]
 METADATAS = [{"line": number, "tags": [text.split()[0]]} for number, text in enumerate(STORY)]
 LINE_UNDER_6 = {"line": [0, 1, 2, 3, 4, 5]}
-UNKNOWN_ID_IS_AN_ERROR = (
-    "an id that never was in the index is an error here, so that a typo does not pass for a deletion"
-)
 
 
 @pytest.fixture(scope="module")
@@ -194,35 +191,11 @@ class TestStandardDocumentIndex(DocumentIndexerTestSuite):
     def index(self, empty: QRAGRetriever) -> DocumentIndex:  # type: ignore[override]
         return empty
 
-    @pytest.mark.xfail(reason=UNKNOWN_ID_IS_AN_ERROR, raises=KeyError)
-    def test_delete_missing_docs(self, index: DocumentIndex) -> None:
-        super().test_delete_missing_docs(index)
-
-    @pytest.mark.xfail(reason=UNKNOWN_ID_IS_AN_ERROR, raises=KeyError)
-    def test_delete_semantics(self, index: DocumentIndex) -> None:
-        super().test_delete_semantics(index)
-
-    @pytest.mark.xfail(reason=UNKNOWN_ID_IS_AN_ERROR, raises=KeyError)
-    def test_delete_missing_content(self, index: DocumentIndex) -> None:
-        super().test_delete_missing_content(index)
-
 
 class TestStandardAsyncDocumentIndex(AsyncDocumentIndexTestSuite):
     @pytest.fixture
     async def index(self, empty: QRAGRetriever) -> DocumentIndex:  # type: ignore[override]
         return empty
-
-    @pytest.mark.xfail(reason=UNKNOWN_ID_IS_AN_ERROR, raises=KeyError)
-    async def test_delete_missing_docs(self, index: DocumentIndex) -> None:
-        await super().test_delete_missing_docs(index)
-
-    @pytest.mark.xfail(reason=UNKNOWN_ID_IS_AN_ERROR, raises=KeyError)
-    async def test_delete_semantics(self, index: DocumentIndex) -> None:
-        await super().test_delete_semantics(index)
-
-    @pytest.mark.xfail(reason=UNKNOWN_ID_IS_AN_ERROR, raises=KeyError)
-    async def test_delete_missing_content(self, index: DocumentIndex) -> None:
-        await super().test_delete_missing_content(index)
 
 
 # What comes back
@@ -904,3 +877,9 @@ async def test_the_event_loop_stays_free_during_additions(
     await asyncio.gather(add(own), gate.open_from_the_loop())
     assert gate.opened
     assert len(own.index) == len(STORY) + 1
+
+
+@pytest.mark.parametrize("name", ["batch", "abatch"])
+async def test_a_concurrency_below_one_is_an_error(retriever: QRAGRetriever, name: str) -> None:
+    with pytest.raises(ValueError, match="max_concurrency must be at least 1"):
+        await awaited(lambda: getattr(retriever, name)([QUESTION, QUESTION], {"max_concurrency": -1}))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -16,6 +17,7 @@ from qrag_retriever import QRAGConfig, QRAGModel, devices
 from qrag_retriever.checksums import CHECKSUMS_NAME, verify_checksums, write_checksums
 from qrag_retriever.errors import ModelFolderError
 from qrag_retriever.pair import _weights_digest
+from tests.conftest import STORY
 
 TEXTS = ["Mary took the football.", "Where was the football?", ""]
 
@@ -264,6 +266,26 @@ def test_pickling_keeps_the_source_or_else_the_weights(folder: Path, two_encoder
     for model in (from_folder, two_encoders):
         again = pickle.loads(pickle.dumps(model))
         np.testing.assert_allclose(again.encode_states(TEXTS), two_encoders.encode_states(TEXTS), atol=1e-6)
+
+
+def test_copies_keep_weights_that_were_changed(folder: Path) -> None:
+    model = QRAGModel.from_pretrained(folder)
+    before = model.encode_chunks(STORY)
+    with torch.no_grad():
+        for weight in model.action_encoder.model.parameters():
+            weight.mul_(1.1)
+    changed = model.encode_chunks(STORY)
+    assert not np.allclose(before, changed)
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), model.moved("cpu")):
+        np.testing.assert_allclose(other.encode_chunks(STORY), changed, atol=1e-5)
+
+
+def test_copies_of_the_default_model_leave_the_encoders_of_others_alone() -> None:
+    users = QRAGModel.from_pretrained(dtype="float32")
+    weight = next(iter(users.state_encoder.model.parameters()))
+    other = pickle.loads(pickle.dumps(QRAGModel.from_pretrained(dtype="bfloat16")))
+    assert next(iter(other.state_encoder.model.parameters())).dtype == torch.bfloat16
+    assert weight.dtype == torch.float32
 
 
 def test_half_precision_is_close_and_keeps_the_fingerprint(folder: Path, two_encoders: QRAGModel) -> None:

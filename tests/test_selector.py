@@ -13,6 +13,7 @@ from qrag_retriever.index_model import IndexModel
 from qrag_retriever.positions import relative_runs
 from qrag_retriever.q_values import q_values
 from tests.conftest import QUESTION, STORY
+from tests.toy_model import DIM, ToyModel
 
 QUERIES = [QUESTION, "Who dropped the apple?", "Where is Sandra?", "What struck nine?", "Rain?"]
 
@@ -312,3 +313,23 @@ def test_many_queries_on_a_small_document_stay_within_memory(
     together = MultiStepSelector(index, k=2).select_many(QUERIES * 4)
     assert max(sizes) < 20
     assert [picks(s) for s in together] == [picks(MultiStepSelector(index, k=2).select(q)) for q in QUERIES * 4]
+
+
+class SameState(ToyModel):
+    """Gives every state one embedding, so that every chunk has one Q-value."""
+
+    def encode_states(self, states: Any, show_progress: bool | None = None) -> np.ndarray:
+        return np.tile(np.eye(DIM, dtype=np.float32)[0], (len(states), 1))
+
+
+@pytest.mark.parametrize("rank_by", ["max", "last", "mean"])
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_beams_of_equal_rank_are_told_apart_by_their_q_values(rank_by: Any, width: int) -> None:
+    values = [0.1, 0.11, 0.12, 0.13, 0.14, 0.15, 0.16, 0.8, 0.6, 1.0]
+    embeddings = np.array(values, np.float32)[:, None] * np.eye(DIM, dtype=np.float32)[:1]
+    index = ChunkIndex.from_embeddings(embeddings, model=SameState("none"), mode="corpus")
+    found = MultiStepSelector(index, k=3, beam_width=width, rank_by=rank_by).select("Where?")
+    # After the highest Q-value no other is higher, and all continuations have the same maximum.
+    assert sorted(picks(found)) == [7, 8, 9]
+    if rank_by == "max":
+        assert picks(found)[0] == 9

@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qrag_retriever import QRAGModel
-from qrag_retriever.errors import IndexFolderError, ModelMismatchError
+from qrag_retriever.errors import IndexFolderError, ModelMismatchError, UnknownIdError
 from qrag_retriever.index import ChunkIndex
 from qrag_retriever.index_model import IndexModel
 from qrag_retriever.records import Record, records_from_texts
@@ -1152,3 +1152,19 @@ class TestReindex:
             ChunkIndex.load(tmp_path / "index").model  # loads it  # noqa: B018
         again = ChunkIndex.load(tmp_path / "index", reindex=True)
         assert again.model.fingerprint() == second.fingerprint()
+
+
+def test_an_index_that_took_the_place_of_another_is_not_taken_for_it(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    ChunkIndex.from_texts(["A", "B", "C"], ids=["a", "b", "c"], model=ToyModel()).save(folder)
+    opened = [load(folder) for _ in range(4)]
+    shutil.rmtree(folder)
+    ChunkIndex.from_texts(["Z", "Y", "X"], ids=["z", "y", "x"], model=ToyModel()).save(folder)
+    with pytest.raises(UnknownIdError, match="'b'"):
+        opened[0].delete(["b"])
+    assert load(folder).ids == ["z", "y", "x"]
+    assert opened[1].add(["W"], ids=["w"]) == ["w"]
+    opened[2].refresh()
+    assert opened[1].ids == opened[2].ids == load(folder).ids == ["z", "y", "x", "w"]
+    with pytest.raises(IndexFolderError, match="was rewritten since it was opened"):
+        opened[3].get(["a"])

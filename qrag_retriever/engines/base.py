@@ -45,7 +45,8 @@ class EngineSettings:
         dim: Components of a vector.
         mode: "document" or "corpus".
         model: Configuration, fingerprint and source of the model that built it; None if there was none.
-        version: Counts the changes.
+        version: Counts the changes, from the time when the index was made (microseconds): one that took the place of
+            another is newer than all versions of that.
         oldest: The oldest version whose chunks are all still there: the newest that deleted or replaced any.
         format_version: Of the tables or collections.
     """

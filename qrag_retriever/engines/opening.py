@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from qrag_retriever.checks import check_at_least_one
 from qrag_retriever.config import Mode
 from qrag_retriever.engines.backing import EngineBacking
@@ -44,7 +46,8 @@ def _new_settings(held: IndexModel, mode: Mode | None, dim: int | None) -> Engin
     if dim is not None:
         check_at_least_one(dim=dim)
         check_dim(dim, config)
-    return EngineSettings(config.dim if config else dim or 0, mode or "document", held.describe())
+    now = time.time_ns() // 1000
+    return EngineSettings(config.dim if config else dim or 0, mode or "document", held.describe(), now, now)
 
 
 def _held_model(engine: Engine, settings: EngineSettings, model: ModelLike, device: str | None) -> IndexModel:

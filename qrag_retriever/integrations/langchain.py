@@ -18,7 +18,10 @@ from langchain_core.retrievers import LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, get_config_list, run_in_executor
 
+from qrag_retriever.batching import off_the_loop
+from qrag_retriever.checks import check_at_least_one, check_list
 from qrag_retriever.filters import Filters
+from qrag_retriever.index import ChunkIndex
 from qrag_retriever.integrations.langchain_batch import Result, arun_batch, run_batch
 from qrag_retriever.integrations.langchain_hops import hop_listener
 from qrag_retriever.selection import Selection
@@ -66,7 +69,7 @@ class LangChainSide(DocumentIndex):
         filters: Filters | None = None,
         min_q: float | Literal["auto"] | None = None,
     ) -> list[Document]:
-        return await run_in_executor(
+        return await off_the_loop(
             self._executor,  # type: ignore[attr-defined]
             self._get_relevant_documents,
             query,
@@ -186,15 +189,16 @@ class LangChainSide(DocumentIndex):
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> DeleteResponse:
         """Delete chunks by id.
 
-        An id that was deleted before is passed over; one that never was in the index is an error.
+        One that is not in the index is passed over, as LangChain has it (`ChunkIndex.delete` is strict).
 
         Raises:
             ValueError: If no ids are given.
-            UnknownIdError: If an id never was in the index; then nothing is deleted.
         """
         if ids is None or kwargs:
             raise ValueError(f"delete needs a list of ids and nothing else, got ids={ids!r}, {kwargs}")
-        gone = self.index.delete(ids)  # type: ignore[attr-defined]
+        index: ChunkIndex = self.index  # type: ignore[attr-defined]
+        check_list(ids, "ids")
+        gone = index.delete([id_ for id_ in ids if index.view.layout.find(id_) is not None])
         return DeleteResponse(num_deleted=len(gone), succeeded=gone, num_failed=0, failed=[])
 
     async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> DeleteResponse:
@@ -235,6 +239,7 @@ def _is_heard(config: RunnableConfig | None) -> bool:
 def _parts(inputs: list[str], configs: list[RunnableConfig]) -> Iterator[tuple[list[str], list[RunnableConfig]]]:
     """Cut a batch into parts of ``max_concurrency``."""
     size = configs[0].get("max_concurrency") or len(inputs)
+    check_at_least_one(max_concurrency=size)
     for first in range(0, len(inputs), size):
         yield inputs[first : first + size], configs[first : first + size]
 

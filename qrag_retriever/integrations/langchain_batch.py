@@ -9,8 +9,8 @@ from langchain_core.callbacks.manager import AsyncCallbackManager, CallbackManag
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import run_in_executor
 
+from qrag_retriever.batching import off_the_loop
 from qrag_retriever.checks import check_query
 from qrag_retriever.integrations.langchain_hops import hop_listener
 
@@ -54,7 +54,7 @@ async def arun_batch(
         )
         for query, config in zip(queries, configs, strict=True)
     ]
-    results = await run_in_executor(
+    results = await off_the_loop(
         retriever._executor, _search, retriever, queries, [run.get_sync() for run in runs], arguments
     )
     for run, result in zip(runs, results, strict=True):
