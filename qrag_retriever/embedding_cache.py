@@ -108,10 +108,13 @@ class EmbeddingCache:
     def _connected(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=_BUSY_SECONDS)
         try:
-            application, version, is_empty = (
+            # In one transaction: another process may be making the file.
+            connection.execute("BEGIN")
+            is_empty, application, version = (
                 connection.execute(query).fetchone()[0]
-                for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) = 0 FROM sqlite_master")
+                for query in ("SELECT count(*) = 0 FROM sqlite_master", "PRAGMA application_id", "PRAGMA user_version")
             )
+            connection.execute("COMMIT")
             if is_empty and not application:
                 connection.executescript(
                     f"BEGIN IMMEDIATE; PRAGMA application_id = {_APPLICATION_ID}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -189,3 +190,40 @@ def test_an_index_that_was_rebuilt_or_dropped_is_noticed(opener: Opener, connect
     with pytest.raises(EngineError, match="another kind of index"):
         index.refresh()
     assert MultiStepSelector(index).select("?").steps == ()
+
+
+def lose(index: ChunkIndex, connection: Any) -> None:
+    """End the server's side of an index's connection, as a restart would."""
+    engine: Any = index._backing._engine  # type: ignore[union-attr]
+    pid = engine._live.info.backend_pid
+    connection.execute("SELECT pg_terminate_backend(%s)", [pid])
+    for _ in range(100):
+        if not connection.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone():
+            return
+        time.sleep(0.05)
+
+
+def test_a_connection_that_was_lost_is_made_anew(postgres: str, connection: Any) -> None:
+    index = ChunkIndex.on_pgvector(postgres, fresh_name(), model=MODEL)
+    index.add(**story())
+    (state,) = states(1, seed=1)
+    expected = index.top_k(state, [2], 5)
+    lose(index, connection)
+    assert_same_hop(index.top_k(state, [2], 5), expected)
+    assert len(index.get(index.ids[:2])) == 2
+    lose(index, connection)
+    index.refresh()
+    lose(index, connection)
+    with pytest.raises(EngineError, match=r"lost in the middle of a change, which was made whole or not at all"):
+        index.add(["more"], ids=["more"])
+    index.add(["more"], ids=["more"])
+    assert index.ids[-1] == "more"
+
+
+def test_a_given_connection_that_was_lost_is_told(postgres: str, connection: Any) -> None:
+    given = psycopg.connect(postgres, autocommit=True)
+    index = ChunkIndex.on_pgvector(given, fresh_name(), model=MODEL)
+    index.add(**story())
+    given.close()
+    with pytest.raises(EngineError, match="is closed; open the index with another"):
+        index.top_k(states(1, seed=1)[0], [2], 5)

@@ -8,11 +8,12 @@ quoted.
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +27,8 @@ from qrag_retriever.records import Record
 if TYPE_CHECKING:
     import psycopg
     from psycopg import sql
+
+Result = TypeVar("Result")
 
 _NAME_BYTES = 63
 # Vectors of up to this many components fit into a page with the rest of their row, where a scan reads them fastest.
@@ -57,15 +60,25 @@ ORDER BY s.number, r.score DESC, r.place
 class PgVectorEngine:
     """Tables of one index in PostgreSQL. One connection, which threads use in turn."""
 
-    def __init__(self, connection: psycopg.Connection[Any], table: str, schema: str | None = None) -> None:
-        """Take a connection in autocommit mode; see `ChunkIndex.on_pgvector`."""
+    def __init__(
+        self, connection: psycopg.Connection[Any], table: str, schema: str | None = None, address: str | None = None
+    ) -> None:
+        """Take a connection in autocommit mode; see `ChunkIndex.on_pgvector`.
+
+        Args:
+            connection: To the server.
+            table: Name of the table, and the beginning of the others' names.
+            schema: Where they are.
+            address: To connect anew with, where the connection is lost; None: then that is an error.
+        """
         if not connection.autocommit:
             raise ValueError(
                 "expected a psycopg connection in autocommit mode, or additions would not be committed; "
                 "make it with psycopg.connect(..., autocommit=True)"
             )
         self.location = f"in the PostgreSQL table {table!r}"
-        self._connection = connection
+        self._live, self._address, self._process = connection, address, os.getpid()
+        self._is_changing = False
         self._lock = threading.RLock()
         names = {"table": table, "settings_table": f"{table}_settings", "deleted_table": f"{table}_deleted"}
         self._names = {key: _identifier(schema, name) for key, name in names.items()}
@@ -84,8 +97,8 @@ class PgVectorEngine:
         psycopg = require_extra("psycopg", "pgvector")
         require_extra("pgvector", "pgvector")
         if isinstance(connection, str):
-            connection = psycopg.connect(connection, autocommit=True)
-        elif not isinstance(connection, psycopg.Connection):
+            return cls(psycopg.connect(connection, autocommit=True), table, schema, connection)
+        if not isinstance(connection, psycopg.Connection):
             raise TypeError(f"expected a connection string or a psycopg connection, got {type(connection).__name__}")
         return cls(connection, table, schema)
 
@@ -94,7 +107,7 @@ class PgVectorEngine:
         from psycopg.sql import Literal
         from psycopg.types.json import Json
 
-        with self._lock, self._connection.transaction():
+        with self._changing():
             self._connection.execute(self._sql(_CREATE, dim=Literal(settings.dim)))
             if settings.dim <= _PLAIN_DIM:
                 self._connection.execute(self._sql("ALTER TABLE {table} ALTER COLUMN embedding SET STORAGE PLAIN"))
@@ -118,7 +131,7 @@ class PgVectorEngine:
     @contextmanager
     def writing(self) -> Iterator[Change]:
         """Open the one write transaction; see `Engine.writing`."""
-        with self._lock, self._connection.transaction():
+        with self._changing():
             change = Change(self._settings("FOR UPDATE"))
             yield change
             change.finish()
@@ -166,8 +179,13 @@ class PgVectorEngine:
 
     def _by_place(self, columns: str, places: np.ndarray) -> dict[int, Sequence[Any]]:
         statement = f"SELECT place, {columns} FROM {{table}} WHERE place = ANY(%s)"  # noqa: S608  # our own columns
-        with self._lock, self._connection.cursor(binary=True) as cursor:
-            return {row[0]: row[1:] for row in cursor.execute(self._sql(statement, bound=True), [places.tolist()])}
+
+        def read() -> dict[int, Sequence[Any]]:
+            with self._connection.cursor(binary=True) as cursor:
+                return {row[0]: row[1:] for row in cursor.execute(self._sql(statement, bound=True), [places.tolist()])}
+
+        with self._lock:
+            return self._retried(read)
 
     def _apply(self, change: Change) -> None:
         from psycopg.types.json import Json
@@ -202,13 +220,59 @@ class PgVectorEngine:
         return EngineSettings.parsed(row[0], self.location)
 
     def _exists(self, name: str) -> bool:
-        row = self._connection.execute(
-            "SELECT to_regclass(%s)", [self._names[name].as_string(self._connection)]
-        ).fetchone()
+        def read() -> Any:
+            quoted = self._names[name].as_string(self._connection)
+            return self._connection.execute("SELECT to_regclass(%s)", [quoted]).fetchone()
+
+        row = self._retried(read)
         return row is not None and row[0] is not None
 
     def _execute(self, statement: str, values: Any = None) -> psycopg.Cursor[Any]:
-        return self._connection.execute(self._sql(statement, bound=values is not None), values)
+        composed = self._sql(statement, bound=values is not None)
+        return self._retried(lambda: self._connection.execute(composed, values))
+
+    @property
+    def _connection(self) -> psycopg.Connection[Any]:
+        """The connection: made anew where it was lost, or is a parent process's, but never within a change."""
+        lost = self._live.closed or (self._process != os.getpid() and self._address is not None)
+        if lost and not self._is_changing:
+            if self._address is None:
+                raise EngineError(f"the connection to the index {self.location} is closed; open the index with another")
+            import psycopg
+
+            self._live, self._process = psycopg.connect(self._address, autocommit=True), os.getpid()
+            _prepare(self._live)
+        return self._live
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        from psycopg import OperationalError
+
+        with self._lock:
+            try:
+                with self._connection.transaction():
+                    self._is_changing = True
+                    yield
+            except OperationalError as error:
+                if not self._live.closed:
+                    raise
+                raise EngineError(
+                    f"the connection to the index {self.location} was lost in the middle of a change, which was made "
+                    f"whole or not at all; refresh() and look: {error}"
+                ) from error
+            finally:
+                self._is_changing = False
+
+    def _retried(self, read: Callable[[], Result]) -> Result:
+        """Read once more where the connection was lost and can be made anew."""
+        from psycopg import OperationalError
+
+        try:
+            return read()
+        except OperationalError:
+            if self._is_changing or self._address is None or not self._live.closed:
+                raise
+            return read()
 
     def _sql(self, statement: str, bound: bool = False, **parts: sql.Composable) -> sql.Composed:
         from psycopg.sql import SQL
