@@ -47,14 +47,14 @@ class Batcher(Generic[Item, Result]):
             wait: Most seconds that the first of a batch waits for others.
 
         Raises:
-            Exception: What ``work`` raises, in every call of the batch.
+            Exception: What ``work`` raises, in every call of the batch; an exception among its results, in that call.
         """
         if self._process != os.getpid():
             # After a fork: the threads that held the locks, and would do the open batches, are the parent's.
             self._begin()
         if self._worker == threading.get_ident():
             # A search within a search of this thread would wait for itself.
-            return work([item])[0]
+            return _raised(work([item])[0])
         deadline = time.monotonic() + wait
         with self._lock:
             batch = self._open.get(kind)
@@ -118,7 +118,13 @@ class _Batch(Generic[Item, Result]):
         self._done.wait()
         if self._error is not None:
             raise self._error
-        return self._results[place]
+        return _raised(self._results[place])
+
+
+def _raised(result: Result) -> Result:
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def waiting_threads() -> ThreadPoolExecutor:

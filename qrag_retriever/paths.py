@@ -71,12 +71,22 @@ class Search:
         paths: Those that go on, the best first.
         finished: Those that have ended.
         listener: Who hears of the hops.
+        error: What the listener raised, which has ended this search, and no other of its batch.
     """
 
     first_state: np.ndarray | None
     paths: list[Path]
     finished: list[Path] = field(default_factory=list)
     listener: HopListener | None = None
+    error: Exception | None = None
+
+    @contextmanager
+    def ended_by_errors(self) -> Iterator[None]:
+        """End this search with what is raised within."""
+        try:
+            yield
+        except Exception as error:
+            self.error, self.paths = error, []
 
     def best(self, rank_by: RankBy) -> Path:
         """Return the best path that has ended."""
@@ -87,8 +97,10 @@ class Search:
 def heard(searches: Sequence[Search], hop: int) -> Iterator[None]:
     """Tell the listeners of all open searches that a hop begins, and how it ends."""
     listening = [(search, search.listener) for search in searches if search.listener is not None and search.paths]
-    for _, listener in listening:
-        listener.started(hop)
+    for search, listener in listening:
+        with search.ended_by_errors():
+            listener.started(hop)
+    listening = [(search, listener) for search, listener in listening if search.error is None]
     try:
         yield
     except BaseException as error:
@@ -97,4 +109,5 @@ def heard(searches: Sequence[Search], hop: int) -> Iterator[None]:
         raise
     for search, listener in listening:
         kept = [path.steps for path in search.paths]
-        listener.ended(hop, kept, None if kept else search.finished[-1].stop_reason)
+        with search.ended_by_errors():
+            listener.ended(hop, kept, None if kept else search.finished[-1].stop_reason)

@@ -430,10 +430,13 @@ class _Settings(BaseModel):
         k: int | None = None,
         filters: Filters | None = None,
         min_q: MinQ = None,
-    ) -> list[tuple[Selection, list[int]]]:
-        """Search for many queries in one batch; also return the numbers of the steps in the order that is shown."""
-        found = self._selector(k, filters, min_q).select_many_records(queries, [None] * len(queries), listeners)
-        return [(selection, self._shown_order(selection)) for selection, _ in found]
+    ) -> list[tuple[Selection, list[int]] | Exception]:
+        """Search for many queries in one batch; also return the numbers of the steps in the order that is shown.
+
+        What a listener raises stands in place of its own search's steps.
+        """
+        outcomes = self._selector(k, filters, min_q).select_many_outcomes(queries, [None] * len(queries), listeners)
+        return [one if isinstance(one, Exception) else (one[0], self._shown_order(one[0])) for one in outcomes]
 
     def _shown_order(self, selection: Selection) -> list[int]:
         places = list(range(len(selection.steps)))

@@ -140,7 +140,7 @@ class MultiStepSelector:
         own = id(self) if self.temperature is not None else None
         kind = (self.k, self.min_q, self.beam_width, self.rank_by, filters, own)
         found: Found = self.index.batcher.run(
-            kind, lambda items: self.select_many_records(*zip(*items, strict=True)), item, wait
+            kind, lambda items: self.select_many_outcomes(*zip(*items, strict=True)), item, wait
         )
         return found
 
@@ -162,6 +162,15 @@ class MultiStepSelector:
         listeners: Sequence[HopListener | None] | None = None,
     ) -> list[Found]:
         """Do as `select_many`, and also return the records of the steps; ``listeners`` hear of each query's hops."""
+        return [_raised(found) for found in self.select_many_outcomes(queries, first_states, listeners)]
+
+    def select_many_outcomes(
+        self,
+        queries: Sequence[str],
+        first_states: Sequence[np.ndarray | None],
+        listeners: Sequence[HopListener | None] | None = None,
+    ) -> list[Found | Exception]:
+        """Do as `select_many_records`; what a listener raises ends its own search, and stands in place of its steps."""
         for query in queries:
             check_query(query)
         given = [self._checked_first_state(state) for state in first_states]
@@ -170,7 +179,7 @@ class MultiStepSelector:
             try:
                 next(rounds)
             except StopIteration as end:
-                found: list[Found] = end.value
+                found: list[Found | Exception] = end.value
                 return found
 
     def _streamed(self, query: str, first_state: np.ndarray | None) -> Generator[Step, None, Selection]:
@@ -181,11 +190,11 @@ class MultiStepSelector:
             try:
                 [search] = next(rounds)
             except StopIteration as end:
-                found: list[Found] = end.value
+                found: list[Found | Exception] = end.value
                 break
             if self.beam_width == 1 and search.paths:
                 yield from not_shown(search.paths[0].steps, shown)
-        [(selection, _)] = found
+        selection, _ = _raised(found[0])
         yield from not_shown(selection.steps, shown, is_end=True)
         return selection
 
@@ -194,7 +203,7 @@ class MultiStepSelector:
         queries: Sequence[str],
         first_states: Sequence[np.ndarray | None],
         listeners: Sequence[HopListener | None],
-    ) -> Generator[list[Search], None, list[Found]]:
+    ) -> Generator[list[Search], None, list[Found | Exception]]:
         """Search hop by hop: yield all searches after each hop, and return what they have found.
 
         Starts anew, from the first hop, where the version that is searched is no longer there.
@@ -216,8 +225,7 @@ class MultiStepSelector:
                 if self.index.settled_view() is version:
                     self.index.refresh()
             else:
-                paths = [search.best(self.rank_by) for search in searches]
-                return [(self._selection(path, view, mask), path.records) for path in paths]
+                return [self._outcome(search, view, mask) for search in searches]
 
     def _hops(
         self, searches: list[Search], version: IndexView
@@ -327,6 +335,12 @@ class MultiStepSelector:
                 search.finished.extend(path.stopped(reason) for path in search.paths)
                 search.paths = []
 
+    def _outcome(self, search: Search, view: IndexView, mask: np.ndarray | None) -> Found | Exception:
+        if search.error is not None:
+            return search.error
+        path = search.best(self.rank_by)
+        return self._selection(path, view, mask), path.records
+
     def _selection(self, path: Path, view: IndexView, mask: np.ndarray | None) -> Selection:
         selection = Selection(path.state.query, path.steps, path.stop_reason)
         return traced(selection, SearchTrace(view, mask, path.state.picked, path.embeddings, self.min_q))
@@ -340,6 +354,12 @@ class MultiStepSelector:
         if not np.isfinite(state).all():
             raise ValueError("the given state embedding has NaN or infinite values")
         return state
+
+
+def _raised(found: Found | Exception) -> Found:
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _resolved_min_q(min_q: float | str | None, index: ChunkIndex) -> float | None:

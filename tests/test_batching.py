@@ -30,13 +30,13 @@ def index(model: QRAGModel) -> ChunkIndex:
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many searches were done together, each time."""
     sizes: list[int] = []
-    original = MultiStepSelector.select_many_records
+    original = MultiStepSelector.select_many_outcomes
 
     def listen(self: MultiStepSelector, queries: list[str], *arguments: Any) -> Any:
         sizes.append(len(queries))
         return original(self, queries, *arguments)
 
-    monkeypatch.setattr(MultiStepSelector, "select_many_records", listen)
+    monkeypatch.setattr(MultiStepSelector, "select_many_outcomes", listen)
     return sizes
 
 
@@ -252,3 +252,28 @@ def test_a_forked_process_has_threads_and_locks_of_its_own(index: ChunkIndex) ->
     process.start()
     assert [answers.get(timeout=30), answers.get(timeout=30)] == [4, 6]
     process.join()
+
+
+class Guard(BaseCallbackHandler):
+    """Refuses a run, as guardrails do."""
+
+    raise_error = True
+
+    def on_chain_start(self, *_: Any, **__: Any) -> None:
+        raise PermissionError("not for you")
+
+
+async def test_what_a_callback_raises_is_for_its_own_caller(index: ChunkIndex) -> None:
+    retriever = QRAGRetriever(index=index, batch_wait_ms=100)
+    expected = [document.id for document in retriever.invoke(QUESTION)]
+    calls = [retriever.ainvoke(QUESTION, {"callbacks": [Guard()] if i == 1 else []}) for i in range(3)]
+    first, refused, third = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(refused, PermissionError)
+    for found in (first, third):
+        assert [document.id for document in found] == expected  # type: ignore[union-attr]
+    configs: Any = [{}, {"callbacks": [Guard()]}]
+    one, other = retriever.batch([QUESTION] * 2, configs, return_exceptions=True)
+    assert [document.id for document in one] == expected
+    assert isinstance(other, PermissionError)
+    with pytest.raises(PermissionError, match="not for you"):
+        retriever.batch([QUESTION] * 2, configs)

@@ -84,9 +84,9 @@ class LangChainSide(DocumentIndex):
 
     def _documents_of_many(
         self, queries: Sequence[str], listeners: Sequence[HopListener | None], **arguments: Any
-    ) -> list[list[Document]]:
+    ) -> list[Result]:
         found = self._ordered_searches(queries, listeners, **arguments)  # type: ignore[attr-defined]
-        return [self._documents(selection, order) for selection, order in found]
+        return [one if isinstance(one, Exception) else self._documents(*one) for one in found]
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         """Return what traces tell of a run: beside LangSmith's own keys the model and the settings of the search."""
