@@ -282,7 +282,7 @@ REQUESTS: dict[str, tuple[Call, type[Exception], str]] = {
     "adding one string": (lambda r: r.add_texts("text"), TypeError, "sequence of texts.*list"),
     "adding an id twice": (lambda r: r.add_texts(["a", "b"], ids=["x", "x"]), DuplicateIdError, "'x'"),
     "adding strings as documents": (lambda r: r.add_documents(["a"]), TypeError, "document 0 is a str.*from_texts"),
-    "deleting nothing known": (lambda r: r.delete(["nobody"]), UnknownIdError, "nobody"),
+    "deleting nothing known": (lambda r: r.index.delete(["nobody"]), UnknownIdError, "nobody"),
     "deleting one string": (lambda r: r.delete("c1"), TypeError, "sequence of ids"),
     "deleting nothing": (lambda r: r.delete(), ValueError, "list of ids"),
     "deleting an unknown document": (lambda r: r.delete_ref_doc("nobody"), UnknownIdError, "nobody"),
