@@ -30,7 +30,7 @@ from qrag_retriever.training.checkpoint import newest_checkpoint, read_checkpoin
 from qrag_retriever.training.data import JsonLines
 from qrag_retriever.training.logs import RunLog
 from qrag_retriever.training.processes import Processes
-from qrag_retriever.training.recipe import PQNSettings
+from qrag_retriever.training.recipe import PQNSettings, parse_recipe
 from qrag_retriever.training.rewards import Feedback, Outcome, SupportingFactsReward
 from qrag_retriever.training.sampling import held_out
 from qrag_retriever.training.stop_signals import StopSignals
@@ -898,6 +898,9 @@ def test_no_facts_are_imitated_where_the_reward_does_not_go_by_them(tmp_path: Pa
     assert not any("imitation" in entry for entry in log)
     with pytest.raises(RecipeError, match=r"pqn\.imitation_weight is for annotated facts"):
         trainer_of(tmp_path, tiny_encoder, {**changes, "pqn.imitation_weight": 0.2})
+    # A recipe as a report has it, with every default written out.
+    parsed = recipe_of(tmp_path, tiny_encoder, changes)
+    Trainer(parse_recipe(parsed.model_dump()), recipe_folder=tmp_path)
 
 
 def test_withheld_facts_do_not_reach_the_training(tmp_path: Path, tiny_encoder: Path) -> None:

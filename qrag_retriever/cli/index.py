@@ -91,11 +91,7 @@ def run(options: argparse.Namespace) -> int:
         index.model.embed_with(options.cache, options.workers, options.backend)
         had = len(index.view.layout.chunks_of_document)
         added = index.add_records(_records(read, index.model, options.chunk_tokens))
-        if index.mode == "document" and had <= 1 < len(index.view.layout.chunks_of_document):
-            sys.stderr.write(
-                f"{options.output} is in document mode, as one text; where documents are loose, make it anew with all "
-                "of them, or with --mode corpus\n"
-            )
+        _advise_on_mode(index, had, options.output)
         what = f"{count_of(len(added), 'chunk')} added or updated, {count_of(len(index), 'chunk')} in all"
     else:
         model = resolve_model(options.model, options.device, backend=options.backend)
@@ -106,13 +102,27 @@ def run(options: argparse.Namespace) -> int:
         index = ChunkIndex.from_records(records, model, mode, options.device)
         index.save(options.output)
         what = f"{count_of(len(index), 'chunk')} of {count_of(documents, 'document')}"
-        if len(index) < _FEW_CHUNKS and not all(piece.is_chunk for pieces in read.values() for piece in pieces):
-            sys.stderr.write(
-                f"{count_of(len(index), 'chunk')} only: every hop picks one. Where single sentences are what is looked "
-                "for, make chunks smaller, with --chunk-tokens 16 or so\n"
-            )
+        _advise_on_chunks(index, read)
     tell(f"{options.output}: {what}, {index.mode} mode, {time.perf_counter() - start:.1f} s\n")
     return 0
+
+
+def _advise_on_mode(index: ChunkIndex, documents_before: int, place: Path) -> None:
+    """Say that several documents are one text now, where nobody may have meant that."""
+    if index.mode == "document" and documents_before <= 1 < len(index.view.layout.chunks_of_document):
+        sys.stderr.write(
+            f"{place} is in document mode, as one text; where documents are loose, make it anew with all of them, or "
+            "with --mode corpus\n"
+        )
+
+
+def _advise_on_chunks(index: ChunkIndex, read: dict[Path, list[Piece]]) -> None:
+    """Say that there is little to choose from, where texts were split."""
+    if len(index) < _FEW_CHUNKS and not all(piece.is_chunk for pieces in read.values() for piece in pieces):
+        sys.stderr.write(
+            f"{count_of(len(index), 'chunk')} only: every hop picks one. Where single sentences are what is looked "
+            "for, make chunks smaller, with --chunk-tokens 16 or so\n"
+        )
 
 
 def _read(files: Sequence[Path], skip_bad: bool) -> dict[Path, list[Piece]]:

@@ -159,7 +159,8 @@ def check_facts(recipe: Recipe, reward: Reward) -> None:
                 "a warm start imitates annotated facts, and the reward does not go by them; "
                 "set warm_start.num_updates = 0, or reward.kind = 'supporting_facts'"
             )
-        if recipe.pqn.imitation_weight and "imitation_weight" in recipe.pqn.model_fields_set:
+        # A recipe that was written out has the default too.
+        if recipe.pqn.imitation_weight not in (0.0, type(recipe.pqn).model_fields["imitation_weight"].default):
             raise RecipeError(
                 "pqn.imitation_weight is for annotated facts, and the reward does not go by them; leave it out, or set "
                 "reward.kind = 'supporting_facts'"
