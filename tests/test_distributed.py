@@ -107,6 +107,10 @@ def test_only_the_first_process_writes_and_speaks(both: Path) -> None:
     assert len(list((both / "whole" / "tensorboard").iterdir())) == 1
 
 
+def test_no_module_holds_the_group_when_it_ends(both: Path) -> None:
+    assert [json.loads(path.read_text())["holders"] for path in of_both(both, "written", "json")] == [0, 0]
+
+
 def test_both_processes_know_when_patience_is_at_an_end(both: Path) -> None:
     stages = [entry["stage"] for entry in log_of(both / "whole")]
     assert (stages.count("warm_start"), stages.count("pqn")) == (2, PQN_UPDATES)

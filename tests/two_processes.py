@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import gc
 import json
 import os
 import signal
@@ -15,6 +17,7 @@ from safetensors.torch import save_file
 
 from qrag_retriever.training.cli import main
 from qrag_retriever.training.logs import RunLog
+from qrag_retriever.training.processes import Processes
 from qrag_retriever.training.trainer import Interrupted
 from tests.training_runs import settings_of, some_updates, toml_of, trainer_of, weights_of
 
@@ -53,13 +56,21 @@ def indivisible(folder: Path, encoder: Path) -> None:
     (folder / f"indivisible.{RANK}.json").write_text(json.dumps(messages))
 
 
-def whole(folder: Path, encoder: Path) -> int:
-    """Carry out a run by the command line; return its exit code."""
+def whole(folder: Path, encoder: Path) -> tuple[int, int]:
+    """Carry out a run by the command line; return its exit code, and how many modules held the group when it ended."""
     if RANK == 0:
         changes = {**WHOLE, "run.output": str(folder / "whole")}
         (folder / "recipe.toml").write_text(toml_of(settings_of(folder, encoder, changes)))
     torch.distributed.barrier()
-    return main([str(folder / "recipe.toml")])
+    holders: list[Any] = []
+    original = Processes.leave
+
+    def leave(self: Processes) -> None:
+        holders.extend(one for one in gc.get_objects() if isinstance(one, torch.nn.parallel.DistributedDataParallel))
+        original(self)
+
+    Processes.leave = leave  # type: ignore[method-assign]
+    return main([str(folder / "recipe.toml")]), len(holders)
 
 
 def run(folder: Path, encoder: Path, output: str, stop_after: int | None = None, **changes: Any) -> None:
@@ -106,10 +117,13 @@ def all_of_it(folder: Path, encoder: Path) -> None:
     run(folder, encoder, "interrupted")
     run(folder, encoder, "unvalidated", data=[{"source": "unvalidated.jsonl"}], validation=[])
     # Last, because the command line leaves the group.
-    code = whole(folder, encoder)
-    (folder / f"written.{RANK}.json").write_text(json.dumps({"code": code, "touched": sorted(touched)}))
+    code, holders = whole(folder, encoder)
+    ended = {"code": code, "holders": holders, "touched": sorted(touched)}
+    (folder / f"written.{RANK}.json").write_text(json.dumps(ended))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    # Tells where both wait for each other, before the test's patience ends.
+    faulthandler.dump_traceback_later(500, exit=True)
     all_of_it(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import signal
 import time
@@ -202,7 +203,11 @@ class Trainer:
         return self._warnings
 
     def leave(self) -> None:
-        """Leave the other processes of the run, at the very end."""
+        """Leave the other processes of the run, at the very end; the trainer cannot train after it."""
+        # A wrapped module holds the group too. If it were the last to do so, it would wait for the group's threads with
+        # the interpreter's lock in its hands, for which they may be waiting (pytorch's issue 56297).
+        del self._module
+        gc.collect()
         self._processes.leave()
 
     def closing_words(self) -> str:
