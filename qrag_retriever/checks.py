@@ -23,6 +23,19 @@ def check_at_least_one(**numbers: Any) -> None:
             raise ValueError(f"{name} must be at least 1, got {number}")
 
 
+def check_number(value: Any, name: str, instead: str) -> None:
+    """Raise TypeError unless a value is one number, ValueError if it is NaN; ``instead`` says what else it may be."""
+    if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
+        raise TypeError(f"expected {name} as a number{instead}, got {value!r:.80}")
+    if math.isnan(value):
+        raise ValueError(f"{name} must not be NaN")
+
+
+def plain_integer(value: Any) -> Any:
+    """Turn numpy's integers into Python's, and leave anything else to the next check."""
+    return int(value) if isinstance(value, np.integer) else value
+
+
 def size_in_bytes(size: int | str, name: str) -> int:
     """Read a size of memory: bytes, or a number with a unit ("2GB", "512 MiB").
 

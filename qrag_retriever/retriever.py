@@ -9,13 +9,23 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from qrag_retriever.backends.kinds import Backend
 from qrag_retriever.batching import off_the_loop, waiting_threads
+from qrag_retriever.checks import plain_integer
 from qrag_retriever.config import Mode
 from qrag_retriever.devices import Dtype
 from qrag_retriever.filters import Filters
@@ -42,6 +52,7 @@ else:
 
 MinQ = float | Literal["auto"] | None
 Order = Literal["retrieved", "document"]
+Count = Annotated[int, BeforeValidator(plain_integer), Field(ge=1, strict=True)]
 # What an index keeps of a retriever.
 _SAVED = ("k", "min_q", "beam_width", "order", "score_key", "hop_key")
 # What a user sets, as an error lists it; the frameworks' own fields are accepted as well.
@@ -54,9 +65,9 @@ class _Settings(BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", populate_by_name=True)
 
     index: ChunkIndex = Field(exclude=True)
-    k: int = Field(default=4, ge=1, strict=True, validation_alias=AliasChoices("k", "similarity_top_k"))
+    k: Count = Field(default=4, validation_alias=AliasChoices("k", "similarity_top_k"))
     min_q: MinQ = None
-    beam_width: int = Field(default=1, ge=1, strict=True)
+    beam_width: Count = 1
     order: Order = "retrieved"
     filters: Any = None
     batch_wait_ms: float = Field(default=0.0, ge=0)
@@ -440,6 +451,9 @@ class _Settings(BaseModel):
 
     def _shown_order(self, selection: Selection) -> list[int]:
         places = list(range(len(selection.steps)))
+        # Fields may be set to anything later.
+        if self.order not in get_args(Order):
+            raise ValueError(f"expected order as 'retrieved' or 'document', got {self.order!r}")
         if self.order == "document":
             places.sort(key=lambda place: selection.steps[place].chunk_id)
         return places

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from qrag_retriever.checks import check_at_least_one, check_list, check_query
+from qrag_retriever.checks import check_at_least_one, check_list, check_number, check_query
 from qrag_retriever.errors import IndexFolderError, StaleVersionError
 from qrag_retriever.filters import Filters, filters_key
 from qrag_retriever.index import ChunkIndex
@@ -63,8 +63,12 @@ class MultiStepSelector:
             ValueError: If a number is out of range, or "auto" is asked of a model without a calibrated value.
         """
         check_at_least_one(k=k, beam_width=beam_width, sample_top_k=sample_top_k)
-        if temperature is not None and (temperature <= 0 or beam_width > 1):
-            raise ValueError(f"sampling needs a positive temperature and beam_width 1, got {temperature}, {beam_width}")
+        if temperature is not None:
+            check_number(temperature, "temperature", " or None")
+            if temperature <= 0 or beam_width > 1:
+                raise ValueError(
+                    f"sampling needs a positive temperature and beam_width 1, got {temperature}, {beam_width}"
+                )
         if rank_by not in ("max", "last", "mean"):
             raise ValueError(f"expected rank_by 'max', 'last' or 'mean', got {rank_by!r}")
         self.index = index
@@ -372,6 +376,5 @@ def _resolved_min_q(min_q: float | str | None, index: ChunkIndex) -> float | Non
         if calibrated is None:
             raise ValueError(f"the model has no calibrated min_q for {index.mode} mode; give a number or None")
         return calibrated
-    if np.isnan(min_q):
-        raise ValueError("min_q must not be NaN")
+    check_number(min_q, "min_q", ", 'auto' or None")
     return float(min_q)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
 from qrag_retriever import ChunkIndex, MultiStepSelector
-from qrag_retriever.engines.base import Change
+from qrag_retriever.engines.base import Change, EngineSettings
+from qrag_retriever.engines.pgvector import PgVectorEngine
 from qrag_retriever.errors import EngineError
 from tests.engine_indexes import DIM, MODEL, Opener, assert_same_hop, fresh_name, in_memory, states, story
 
@@ -227,3 +229,20 @@ def test_a_given_connection_that_was_lost_is_told(postgres: str, connection: Any
     given.close()
     with pytest.raises(EngineError, match="is closed; open the index with another"):
         index.top_k(states(1, seed=1)[0], [2], 5)
+
+
+def test_two_that_make_a_new_table_at_once_share_it(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, both_have_looked = PgVectorEngine.create, threading.Barrier(2, timeout=60)
+
+    def create(self: PgVectorEngine, settings: EngineSettings) -> bool:
+        both_have_looked.wait()
+        return original(self, settings)
+
+    monkeypatch.setattr(PgVectorEngine, "create", create)
+    name = fresh_name()
+    with ThreadPoolExecutor(2) as pool:
+        opened = [pool.submit(ChunkIndex.on_pgvector, postgres, name, model=MODEL) for _ in range(2)]
+        first, second = (future.result() for future in opened)
+    first.add(["one"], ids=["one"])
+    second.refresh()
+    assert second.ids == ["one"]

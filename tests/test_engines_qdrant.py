@@ -134,3 +134,8 @@ def test_an_index_that_took_the_place_of_another_is_not_taken_for_it(client: Qdr
         opened[0].delete(["B"])
     found = MultiStepSelector(opened[1], k=3).select("Where?")
     assert sorted(found.ids) == ["X", "Y", "Z"]
+
+
+def test_a_url_at_which_nothing_answers_is_named() -> None:
+    with pytest.raises(EngineError, match=r"no Qdrant answers at 'http://127\.0\.0\.1:9'.*start it"):
+        ChunkIndex.on_qdrant("http://127.0.0.1:9", "chunks", model=MODEL)

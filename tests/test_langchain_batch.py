@@ -224,3 +224,18 @@ def test_configurable_fields_are_listed_with_their_types(retriever: QRAGRetrieve
 def test_a_wrong_configurable_value_is_an_error(retriever: QRAGRetriever) -> None:
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         retriever.configurable_fields(**FIELDS).invoke(QUESTION, {"configurable": {"k": 0}})
+
+
+@both
+async def test_a_start_that_is_refused_leaves_no_other_run_open(retriever: QRAGRetriever, name: str) -> None:
+    class Guard(Recorder):
+        raise_error = True
+
+        def on_retriever_start(self, serialized: Any, query: str, **kwargs: Any) -> None:
+            raise PermissionError("not for you")
+
+    recorder = Recorder()
+    configs = [{"callbacks": [recorder]}, {"callbacks": [Guard()]}, {"callbacks": [recorder]}]
+    with pytest.raises(PermissionError, match="not for you"):
+        await run(retriever, name, QUESTIONS[:3], configs)
+    assert len(recorder.of("start")) == len(recorder.of("end")) == 2

@@ -18,7 +18,7 @@ from langchain_core.indexing.base import DocumentIndex
 from langchain_core.retrievers import BaseRetriever as LangChainRetriever
 from llama_index.core.base.base_retriever import BaseRetriever as LlamaIndexRetriever
 from llama_index.core.schema import TextNode
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from qrag_retriever import ChunkIndex, QRAGModel, QRAGRetriever
 from qrag_retriever.errors import DuplicateIdError, IndexFolderError, ModelMismatchError, UnknownIdError
@@ -168,6 +168,20 @@ def test_a_wrong_k_raises_in_the_search_at_the_latest(retriever: QRAGRetriever, 
     retriever.k = k
     with pytest.raises(error, match="k must be"):
         retriever.search(QUESTION)
+
+
+def test_numpy_s_integers_count(story_index: ChunkIndex) -> None:
+    made = QRAGRetriever(index=story_index, k=np.int64(3), beam_width=np.int32(2))
+    assert (made.k, type(made.k), made.beam_width) == (3, int, 2)
+    with pytest.raises(ValidationError):
+        QRAGRetriever(index=story_index, k=True)
+
+
+def test_an_order_that_is_none_raises_in_the_search_at_the_latest(story_index: ChunkIndex) -> None:
+    made = QRAGRetriever(index=story_index)
+    made.order = "upside down"  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="expected order as 'retrieved' or 'document', got 'upside down'"):
+        made.invoke(QUESTION)
 
 
 def test_retrievers_share_an_index_with_settings_of_their_own(story_index: ChunkIndex) -> None:

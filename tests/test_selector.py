@@ -261,6 +261,9 @@ def test_a_wrong_first_state_is_an_error(index: ChunkIndex, bad: np.ndarray) -> 
         ({"rank_by": "sum"}, ValueError, "'max', 'last' or 'mean'"),
         ({"min_q": "high"}, ValueError, "'auto' or None"),
         ({"min_q": float("nan")}, ValueError, "NaN"),
+        ({"min_q": []}, TypeError, "expected min_q as a number, 'auto' or None, got"),
+        ({"temperature": "hot"}, TypeError, "expected temperature as a number or None, got 'hot'"),
+        ({"temperature": float("nan")}, ValueError, "temperature must not be NaN"),
     ],
 )
 def test_impossible_settings_are_errors(index: ChunkIndex, options: dict, error: type, message: str) -> None:

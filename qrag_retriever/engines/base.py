@@ -123,8 +123,8 @@ class Engine(StepSearch, Protocol):
     def location(self) -> str:
         """Where the index is kept, to be read after "an index"."""
 
-    def create(self, settings: EngineSettings) -> None:
-        """Make an empty index."""
+    def create(self, settings: EngineSettings) -> bool:
+        """Make an empty index; tell whether it is this one, and not another process's of the same moment."""
 
     def read(self) -> tuple[EngineSettings, Layout] | None:
         """Read settings and layout; None if there is no index yet.

@@ -36,8 +36,8 @@ def open_engine(
             "use a model with relative positions, mode='corpus', or an index in memory"
         )
     view = IndexView(geometry, layout, EngineSource(engine, settings.version, layout.rows))
-    if found is None:
-        engine.create(settings)
+    if found is None and not engine.create(settings):
+        return open_engine(engine, model, mode, dim, device)  # another process's, which has made it since
     return EngineBacking(engine, settings), view, held
 
 

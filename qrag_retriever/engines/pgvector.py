@@ -102,16 +102,25 @@ class PgVectorEngine:
             raise TypeError(f"expected a connection string or a psycopg connection, got {type(connection).__name__}")
         return cls(connection, table, schema)
 
-    def create(self, settings: EngineSettings) -> None:
+    def create(self, settings: EngineSettings) -> bool:
         """Make the tables; see `Engine.create`."""
+        from psycopg.errors import DuplicateTable, UniqueViolation
         from psycopg.sql import Literal
         from psycopg.types.json import Json
 
-        with self._changing():
-            self._connection.execute(self._sql(_CREATE, dim=Literal(settings.dim)))
-            if settings.dim <= _PLAIN_DIM:
-                self._connection.execute(self._sql("ALTER TABLE {table} ALTER COLUMN embedding SET STORAGE PLAIN"))
-            self._execute("INSERT INTO {settings_table} VALUES (%s)", [Json(asdict(settings))])
+        try:
+            with self._changing():
+                self._connection.execute(self._sql(_CREATE, dim=Literal(settings.dim)))
+                if settings.dim <= _PLAIN_DIM:
+                    self._connection.execute(self._sql("ALTER TABLE {table} ALTER COLUMN embedding SET STORAGE PLAIN"))
+                self._execute("INSERT INTO {settings_table} VALUES (%s)", [Json(asdict(settings))])
+        except (DuplicateTable, UniqueViolation):
+            # Made by another process since it was looked for; of a name that both make, the server tells the second one
+            # so when the first is done.
+            if not self._exists("settings_table") or not self._exists("table"):
+                raise
+            return False
+        return True
 
     def read(self) -> tuple[EngineSettings, Layout] | None:
         """Read settings and layout; see `Engine.read`."""

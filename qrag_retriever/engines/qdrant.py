@@ -58,15 +58,22 @@ class QdrantEngine:
 
         Raises:
             ImportError: If the ``qdrant`` extra is not installed.
+            EngineError: If nothing answers at the location.
         """
         qdrant = require_extra("qdrant_client", "qdrant")
         if isinstance(client, str):
-            client = qdrant.QdrantClient(client)
+            location, client = client, qdrant.QdrantClient(client)
+            try:
+                client.get_collections()
+            except qdrant.http.exceptions.ResponseHandlingException as error:
+                raise EngineError(
+                    f"no Qdrant answers at {location!r}: {error}; start it, or name another URL"
+                ) from error
         elif not isinstance(client, qdrant.QdrantClient):
             raise TypeError(f"expected a QdrantClient or a location, got {type(client).__name__}")
         return cls(client, collection)
 
-    def create(self, settings: EngineSettings) -> None:
+    def create(self, settings: EngineSettings) -> bool:
         """Make the collections; see `Engine.create`."""
         from qdrant_client.models import Distance, HnswConfigDiff, IntegerIndexParams, IntegerIndexType, VectorParams
 
@@ -84,6 +91,7 @@ class QdrantEngine:
                 self._settings_collection, vectors_config=VectorParams(size=1, distance=Distance.DOT)
             )
             self._keep_settings(settings)
+        return True
 
     def read(self) -> tuple[EngineSettings, Layout] | None:
         """Read settings and layout; see `Engine.read`."""

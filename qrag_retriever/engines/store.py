@@ -72,14 +72,15 @@ class StoreEngine:
         """Find nothing: a store cannot be asked to list what it holds."""
         return
 
-    def create(self, settings: EngineSettings) -> None:
-        """Probe the store.
+    def create(self, settings: EngineSettings) -> bool:
+        """Probe the store; see `Engine.create`.
 
         Raises:
             EngineError: If it fails the probe.
         """
         self._meaning = probe(self._side, settings.dim, self.location)
         self._settings = settings
+        return True
 
     @contextmanager
     def writing(self) -> Iterator[Change]:

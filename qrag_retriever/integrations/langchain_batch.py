@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from langchain_core.callbacks.manager import AsyncCallbackManager, CallbackManager, CallbackManagerForRetrieverRun
+from langchain_core.callbacks.manager import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManager,
+    CallbackManagerForRetrieverRun,
+)
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig
@@ -29,14 +34,17 @@ def run_batch(
         configs: One for each.
         arguments: ``k``, ``filters`` and ``min_q``, for all.
     """
-    runs = [
-        _manager(CallbackManager, retriever, config, arguments).on_retriever_start(
-            None, query, name=_name(config, retriever)
-        )
-        for query, config in zip(queries, configs, strict=True)
-    ]
+    runs: list[CallbackManagerForRetrieverRun | Exception] = []
+    for query, config in zip(queries, configs, strict=True):
+        manager = _manager(CallbackManager, retriever, config, arguments)
+        try:
+            runs.append(manager.on_retriever_start(None, query, name=_name(config, retriever)))
+        except Exception as error:  # a callback's own: of this query alone
+            runs.append(error)
     results = _search(retriever, queries, runs, arguments)
     for run, result in zip(runs, results, strict=True):
+        if isinstance(run, Exception):
+            continue
         if isinstance(result, Exception):
             run.on_retriever_error(result)
         else:
@@ -48,16 +56,20 @@ async def arun_batch(
     retriever: Any, queries: Sequence[str], configs: Sequence[RunnableConfig], arguments: dict[str, Any]
 ) -> list[Result]:
     """Do as `run_batch`, with the search off the event loop."""
-    runs = [
-        await _manager(AsyncCallbackManager, retriever, config, arguments).on_retriever_start(
-            None, query, name=_name(config, retriever)
-        )
-        for query, config in zip(queries, configs, strict=True)
-    ]
+    runs: list[AsyncCallbackManagerForRetrieverRun | Exception] = []
+    for query, config in zip(queries, configs, strict=True):
+        manager = _manager(AsyncCallbackManager, retriever, config, arguments)
+        try:
+            runs.append(await manager.on_retriever_start(None, query, name=_name(config, retriever)))
+        except Exception as error:  # a callback's own: of this query alone
+            runs.append(error)
     results = await off_the_loop(
-        retriever._executor, _search, retriever, queries, [run.get_sync() for run in runs], arguments
-    )
+        retriever._executor, _search, retriever, queries,
+        [run if isinstance(run, Exception) else run.get_sync() for run in runs], arguments,
+    )  # fmt: skip
     for run, result in zip(runs, results, strict=True):
+        if isinstance(run, Exception):
+            continue
         if isinstance(result, Exception):
             await run.on_retriever_error(result)
         else:
@@ -84,12 +96,16 @@ def _manager(kind: type[Manager], retriever: Any, config: RunnableConfig, argume
 def _search(
     retriever: Any,
     queries: Sequence[str],
-    runs: Sequence[CallbackManagerForRetrieverRun],
+    runs: Sequence[CallbackManagerForRetrieverRun | Exception],
     arguments: dict[str, Any],
 ) -> list[Result]:
     """Search for all queries that can be searched for; a wrong one must not fail the others."""
-    errors = [_error_of(query) for query in queries]
-    asked = [(query, run) for query, run, error in zip(queries, runs, errors, strict=True) if error is None]
+    errors = [run if isinstance(run, Exception) else _error_of(query) for query, run in zip(queries, runs, strict=True)]
+    asked = [
+        (query, run)
+        for query, run, error in zip(queries, runs, errors, strict=True)
+        if error is None and not isinstance(run, Exception)
+    ]
     try:
         found = iter(
             retriever._documents_of_many(
