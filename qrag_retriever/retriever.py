@@ -308,6 +308,10 @@ class _Settings(BaseModel):
         """LlamaIndex's name for `save`."""
         self.save(path)
 
+    def refresh(self) -> None:
+        """Take over what other processes have added to the index or deleted; see `ChunkIndex.refresh`."""
+        self.index.refresh()
+
     def search(self, query: str, k: int | None = None, filters: Filters | None = None, min_q: MinQ = None) -> Selection:
         """Search, and return the hops with all that is known of them.
 

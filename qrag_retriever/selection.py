@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,10 @@ class Selection(_Traced):
     def __len__(self) -> int:
         """Count the hops."""
         return len(self.steps)
+
+    def __iter__(self) -> Iterator[Step]:
+        """Go through the hops."""
+        return iter(self.steps)
 
     @property
     def ids(self) -> list[str]:

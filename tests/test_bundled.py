@@ -7,13 +7,14 @@ import gzip
 import json
 import weakref
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from qrag_retriever import QRAGModel, QRAGRetriever
+from qrag_retriever import QRAGModel, QRAGRetriever, shared_pairs
 from qrag_retriever.checksums import CHECKSUMS_NAME, verify_checksums
 from qrag_retriever.compact import expand
 from qrag_retriever.config import QRAGConfig
@@ -84,7 +85,11 @@ def test_an_index_finds_its_model_again(tmp_path: Path) -> None:
     assert len(QRAGRetriever.load(tmp_path / "story.qrag", device="cpu").invoke("Who left?")) == 2
 
 
-def test_it_is_loaded_once_for_all_who_do_not_name_a_model(tmp_path: Path, model: QRAGModel) -> None:
+def test_it_is_loaded_once_for_all_who_do_not_name_a_model(
+    tmp_path: Path, model: QRAGModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Other tests of this process may have retrievers that are still alive.
+    monkeypatch.setattr(shared_pairs, "_LOADED", WeakValueDictionary())
     first, second = (QRAGRetriever.from_texts([text], device="cpu") for text in ("one", "two"))
     first.save(tmp_path / "index")
     third = QRAGRetriever.load(tmp_path / "index", device="cpu")

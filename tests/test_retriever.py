@@ -170,6 +170,15 @@ def test_a_wrong_k_raises_in_the_search_at_the_latest(retriever: QRAGRetriever, 
         retriever.search(QUESTION)
 
 
+def test_a_retriever_takes_over_what_another_has_added(own: QRAGRetriever, model: QRAGModel, tmp_path: Path) -> None:
+    own.save(tmp_path / "index")
+    other = QRAGRetriever.load(tmp_path / "index", model=model)
+    own.add_texts(["Sandra slept."], ids=["late"])
+    assert "late" not in other.index.ids
+    other.refresh()
+    assert "late" in other.index.ids
+
+
 def test_numpy_s_integers_count(story_index: ChunkIndex) -> None:
     made = QRAGRetriever(index=story_index, k=np.int64(3), beam_width=np.int32(2))
     assert (made.k, type(made.k), made.beam_width) == (3, int, 2)

@@ -97,6 +97,12 @@ def test_min_q_stops_when_nothing_is_above_it(index: ChunkIndex) -> None:
     assert picks(stopped) == picks(whole)[:expected]
 
 
+def test_a_selection_goes_through_its_hops(index: ChunkIndex) -> None:
+    selection = MultiStepSelector(index, k=3).select(QUESTION)
+    assert [step.id for step in selection] == selection.ids
+    assert len(selection) == 3
+
+
 def test_min_q_can_stop_before_the_first_pick(index: ChunkIndex) -> None:
     selection = MultiStepSelector(index, k=3, min_q=1e9).select(QUESTION)
     assert (len(selection), selection.stop_reason) == (0, "min_q")

@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="replace a setting, for example pqn.alpha=0.05; may be given many times",
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in run.output")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint in run.output; begin if there is none"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained, on what, how long; stop")
     parser.add_argument("--verbose", action="store_true", help="say more")
     return parser

@@ -3,8 +3,8 @@ r"""What do chunks of one length and weights mixed with those of another encoder
 Of a trained pair, several shares of other weights and each kind of normalisation are measured: on the town of
 examples/, which no recipe is trained on, and on validation of what the pair in the package is trained on.
 
-    python training/experiments/blending.py --data DATA --output runs/blending --model runs/bundled-prose/model
-    python training/experiments/blending.py --data DATA --output runs/added-up --model runs/bundled-finish/model \
+    python training/experiments/blending.py --data DATA --output runs/blending --model runs/bundled-wiki/model
+    python training/experiments/blending.py --data DATA --output runs/added-up --model runs/bundled-joint-1/model \
         --other runs/bundled-wiki/model --shares 0,0.5,0.7+0.5,0.8+0.35,0.8+0.6 --normalize own
     python training/experiments/blending.py --data DATA --output runs/averages --model runs/one/model \
         --other runs/two/model,runs/three/model --shares 0.5+0.5,0.4+0.3+0.3 --normalize own
@@ -39,7 +39,7 @@ SOURCES = (
     ("babilong-qa3", "validation", {"num_chunks": 60}, 6, 100),
     ("relations-made", "validation", {}, 4, 100),
 )
-# So that Q-values of the pair that bundled-prose.toml ends with keep their size; None: the pair's own scale.
+# So that Q-values of a pair of sums keep their size; None: the pair's own scale.
 SCALES = {"own": None, "all": 1.6, "chunks": 0.624}
 
 
@@ -83,7 +83,7 @@ def pair_of(model: str, blends: list[BlendSettings], normalize: str) -> TrainedP
 def main() -> None:
     plain = "all-MiniLM-L6-v2"
     chosen = options(
-        __doc__, model="runs/bundled-prose/model", other=plain, plain=plain, shares="0,0.2,0.4",
+        __doc__, model="runs/bundled-wiki/model", other=plain, plain=plain, shares="0,0.2,0.4",
         normalize="own,all,chunks", num_samples=100,
     )  # fmt: skip
     drawn = episodes_of(chosen.data, chosen.num_samples)
