@@ -1,6 +1,6 @@
 """Put a trained pair into the package as the model used when none is named, then fill in its card and the README.
 
-    python training/bundle.py --model runs/bundled/model
+    python training/bundle.py --model runs/bundled-average/model
     qrag-bench babilong niah hotpotqa musique 2wiki 2wiki-open --data DATA --baseline all --json figures.json
     python training/bundle.py --figures figures.json
 
