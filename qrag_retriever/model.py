@@ -23,7 +23,7 @@ from qrag_retriever.bulk import Workers, embed_texts, worker_devices
 from qrag_retriever.checks import check_list, check_text, json_culprit
 from qrag_retriever.checksums import verify_checksums, write_checksums
 from qrag_retriever.config import CONFIG_NAME, QRAGConfig
-from qrag_retriever.default_model import BUNDLED, local_name
+from qrag_retriever.default_model import BUNDLED, local_name, not_loaded
 from qrag_retriever.devices import Dtype, choose_device, choose_dtype
 from qrag_retriever.embedding_cache import EmbeddingCache
 from qrag_retriever.encoders import ActionEncoder, StateEncoder, keep_layers
@@ -97,7 +97,7 @@ class ModelSource:
         build = QRAGModel.from_encoder if self.kind == "encoder" else QRAGModel.from_pretrained
         try:
             model = build(self.name, device=device, dtype=dtype, **options)  # type: ignore[arg-type]
-        except OSError as error:
+        except (OSError, ModelFolderError) as error:
             raise ModelFolderError(f"the model {self.name!r} is no longer there: {error}; pass model=...") from error
         if backend == _ROUNDING:
             # Its package is asked for when chunks are embedded: searching needs none.
@@ -239,7 +239,8 @@ class QRAGModel:
             **options: Fields of `QRAGConfig` to replace; anything else goes to ``SentenceTransformer``.
 
         Raises:
-            ModelFolderError: If it is a folder with modules of other packages, and ``trust_remote_code`` is off.
+            ModelFolderError: If it is neither a folder of sentence-transformers' nor to be had from the hub, or a
+                folder with modules of other packages while ``trust_remote_code`` is off.
             ValueError: If the model has no transformer to feed, or too few layers, or the backend does not fit.
             ImportError: If a package that the backend needs is missing.
         """
@@ -259,7 +260,10 @@ class QRAGModel:
             if not options.get("trust_remote_code"):
                 check_encoder_folder(Path(place))
             with without_bars() if Path(place).is_dir() else nullcontext():
-                encoder = detached(SentenceTransformer(place, device="cpu", **options))
+                try:
+                    encoder = detached(SentenceTransformer(place, device="cpu", **options))
+                except (OSError, ValueError) as error:
+                    raise not_loaded(name, place, error) from error
             kept = {key: value for key, value in options.items() if key not in _NEVER_KEPT}
             kept.update({"num_layers": num_layers} if num_layers is not None else {}, **overrides)
             is_repeatable = kept.keys() <= _REPEATABLE and json_culprit(kept, "") is None

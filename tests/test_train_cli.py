@@ -161,12 +161,19 @@ def test_a_dry_run_counts_what_the_reward_cannot_judge(recipe: Path, capsys: pyt
 def test_a_dry_run_does_not_mind_what_is_there_and_tells_it(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main([str(recipe), "--dry-run", "--resume"]) == 0
+    assert "/run; no run to go on with, so a new one would begin" in capsys.readouterr().out
     assert main([str(recipe)]) == 0
     before = files_of(tmp_path)
     capsys.readouterr()
     assert main([str(recipe), "--dry-run", "--resume"]) == 0
-    assert files_of(tmp_path) == before
+    assert "/run holds a run; it is finished, so nothing would be done" in capsys.readouterr().out
+    assert main([str(recipe), "--dry-run"]) == 0
     assert "/run holds a run; without --resume this one would be refused" in capsys.readouterr().out
+    assert files_of(tmp_path) == before
+    (recipe.parent / "run" / "report.json").unlink()
+    assert main([str(recipe), "--dry-run", "--resume"]) == 0
+    assert "/run holds a run; this one would go on with it" in capsys.readouterr().out
     assert main([str(recipe), "--dry-run", "--set", f"run.output={recipe}"]) == 0
     assert f"output: {recipe} is no folder; the run would be refused" in capsys.readouterr().out
 
@@ -359,3 +366,10 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, tiny
         assert steps == list(range(int(checkpoint.name)))
         assert int(checkpoint.name) > done
         done = int(checkpoint.name)
+
+
+def test_a_data_folder_that_is_not_there_is_told_even_if_nothing_is_read_from_it(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(recipe), "--dry-run", "--data", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere is not there; name it with --data DIR" in capsys.readouterr().err

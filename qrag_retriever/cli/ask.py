@@ -97,6 +97,9 @@ def run(options: argparse.Namespace) -> int:
         tell("".join(f"{as_json(selection.to_dict())}\n" for selection in selections))
     else:
         tell("\n".join(_shown(selection, options.full, bool(options.filter)) for selection in selections))
+    if options.html:
+        # Not among what --json prints.
+        sys.stderr.write(f"{options.html}: the hops as a page, for any browser\n")
     return 0
 
 

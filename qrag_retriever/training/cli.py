@@ -38,7 +38,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         from qrag_retriever.training.dry_run import describe
 
-        description = describe(trainer)
+        description = describe(trainer, options.resume)
         if trainer.is_first_process:
             tell(description)
     else:

@@ -18,25 +18,33 @@ _LOOKED_AT = 32
 _TIMED_UPDATES = 3
 
 
-def describe(trainer: Trainer) -> str:
+def describe(trainer: Trainer, resume: bool = False) -> str:
     """Describe a run; carries out a few updates on the loaded copy to time them, and writes nothing.
 
     Args:
         trainer: Not used for training afterwards.
+        resume: Whether the run would go on from a checkpoint, if there is one.
     """
-    return "\n".join([*_model(trainer), *_data(trainer), *_cost(trainer), *_output(trainer)]) + "\n"
+    return "\n".join([*_model(trainer), *_data(trainer), *_cost(trainer), *_output(trainer, resume)]) + "\n"
 
 
-def _output(trainer: Trainer) -> Iterator[str]:
+def _output(trainer: Trainer, resume: bool) -> Iterator[str]:
     folder = RunFolder(trainer.output)
     if folder.path.exists() and not folder.path.is_dir():
         yield f"output: {folder.path} is no folder; the run would be refused"
     elif folder.holds_run:
-        yield f"output: {folder.path} holds a run; without --resume this one would be refused"
+        yield f"output: {folder.path} holds a run; {_what_becomes(folder, resume)}"
     else:
-        yield f"output: {folder.path}"
+        yield f"output: {folder.path}" + ("; no run to go on with, so a new one would begin" if resume else "")
     for warning in trainer.warnings:
         yield f"warning: {warning}"
+
+
+def _what_becomes(folder: RunFolder, resume: bool) -> str:
+    if not resume:
+        return "without --resume this one would be refused"
+    finished = folder.report.is_file() and folder.has_model
+    return "it is finished, so nothing would be done" if finished else "this one would go on with it"
 
 
 def _model(trainer: Trainer) -> Iterator[str]:

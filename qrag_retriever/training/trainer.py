@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from qrag_retriever.devices import choose_device, is_out_of_memory, release_free_memory
-from qrag_retriever.errors import DivergedError, RecipeError, RewardError
+from qrag_retriever.errors import DataError, DivergedError, RecipeError, RewardError
 from qrag_retriever.model import QRAGModel
 from qrag_retriever.training.assembly import (
     StageLoss,
@@ -100,6 +100,8 @@ class Trainer:
         self._reward = open_reward(recipe.reward) if reward is None else reward
         check_facts(recipe, self._reward)
         folder = None if data_folder is None else Path(data_folder).expanduser()
+        if folder is not None and not folder.is_dir():
+            raise DataError(f"the data folder {folder} is not there; name it with --data DIR, or leave it out")
         # Adapters, and whatever else an encoder lacks, begin at random.
         torch.manual_seed(run.seed)
         start = starting_point(recipe.model, self._device)
