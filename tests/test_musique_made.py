@@ -115,6 +115,31 @@ def test_a_description_brings_its_own_article(tmp_path: Path) -> None:
     assert not any("the the" in question for question in taken)
 
 
+def test_what_is_said_in_passing_is_asked_for_without_what_may_be_the_answer(tmp_path: Path) -> None:
+    more = {
+        "Old Poster": "Old Poster is a picture that Ann drew for Fist Power in 1999 and sold.",
+        "The Long Bill": "The Long Bill of 1980 lists Fist Power.",
+    }
+    put_all(tmp_path, [line(0, more=more)])
+    asked = drawn(MuSiQueMade(tmp_path, num_chunks=6, validation_share=0.0, passing=1.0), count=100)
+    starring = [(question, titles) for question, titles in asked if "s an actor who was starring in" in question]
+    drew = [(question, titles) for question, titles in asked if "s a picture that drew for" in question]
+    assert len(starring) + len(drew) == 100, "the bill says too little of it"
+    for (question, titles), own in [*((one, "Alan Chui") for one in starring), *((one, "Old Poster") for one in drew)]:
+        assert own in titles
+        assert "Fist Power" not in titles, "of which nothing is asked that its own paragraph says"
+        assert not any(word in question for word in ("Fist Power", "1999", own))
+        assert len(titles) == 2
+    assert any(question.startswith("Which one is an actor") for question, _ in starring)
+    assert any("in and sold?" in question for question, _ in drew), "words behind the name too"
+
+
+def test_no_question_changes_while_nothing_is_asked_in_passing(tmp_path: Path) -> None:
+    put_all(tmp_path, [line(0)])
+    usual = MuSiQueMade(tmp_path, num_chunks=6, validation_share=0.0)
+    assert drawn(usual) == drawn(MuSiQueMade(tmp_path, num_chunks=6, validation_share=0.0, passing=0.0))
+
+
 def test_questions_of_squad_are_last_hops(tmp_path: Path) -> None:
     put_all(tmp_path, [line(0, more={"Report": "Report is a text on Deep Thing and others."})])
     articles = squad(*((f"Deep Thing {i}", 1) for i in range(9)), version=1)

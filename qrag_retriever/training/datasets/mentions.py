@@ -17,6 +17,10 @@ _WHAT_IT_IS = re.compile(
     r"\b(?:is|was|are|were) (?:an?|the|one of the) ([\w\- ]{3,60}?)"
     r"(?= (?:who|which|that|from|by|in|of|on|at|for|with|to|based|located|written|directed|known|born|and)\b|[,.;(])"
 )
+_WORDS_BEFORE, _WORDS_AFTER = 9, 5  # around a name, that ask for its sentence
+_FEWEST_TELLING = 2  # of these words
+_CLAUSE = re.compile(r"[,;:()\"\[\]]| -+ |[.!?]$")
+_LINKING = re.compile(r"^(?:(?:and|or|but|who|which|that|as|where|when|with) )+")
 _OPENING = 200  # characters of a paragraph that say what it is about
 
 
@@ -68,6 +72,24 @@ def what_it_is(about: str) -> str | None:
     """Return what a paragraph says that its thing is: "American actress"; None if it does not say."""
     found = _WHAT_IT_IS.search(about[:_OPENING])
     return found[1] if found else None
+
+
+def words_around(mention: Mention) -> str | None:
+    """Return the words around a name, without other names and numbers, which would be the answer to a question.
+
+    Returns:
+        ``{}`` stands for the name; None if the words are few, or the sentence is about the named thing itself.
+    """
+    before = _CLAUSE.split(mention.before)[-1].split()[-_WORDS_BEFORE:]
+    after = _CLAUSE.split(mention.after)[0].split()[:_WORDS_AFTER]
+    words = [*map(_unless_an_answer, before), "{}", *map(_unless_an_answer, after)]
+    if plain_name(mention.title) == mention.named or sum(len(word) > 3 for word in words) < _FEWEST_TELLING:
+        return None
+    return _LINKING.sub("", " ".join(word for word in words if word))
+
+
+def _unless_an_answer(word: str) -> str:
+    return "" if word[0].isupper() or any(map(str.isdigit, word)) else word.strip(".'`")
 
 
 def _is_telling(name: str, title: str) -> bool:

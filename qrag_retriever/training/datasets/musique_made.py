@@ -4,7 +4,9 @@ A question about a thing becomes one of two hops when the thing's name gives way
 "when was Hong Kong taken by the British" and a film produced in Hong Kong make "When was the country that produced Fist
 Power taken by the British?"; and that film may be described by a third paragraph that names it. The last hops are
 questions that people asked (the parts of MuSiQue's training questions, questions on SQuAD's articles) or made by
-template; all other hops follow the names that paragraphs of MuSiQue, HotpotQA and 2Wiki share.
+template; all other hops follow the names that paragraphs of MuSiQue, HotpotQA and 2Wiki share. A last hop may also ask
+for what a paragraph about something else says of the thing in passing: "first president of the American Psychological
+Association", in the paragraph on adolescence.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +25,7 @@ from qrag_retriever.errors import DataError
 from qrag_retriever.json_lines import Place, list_of, text_of
 from qrag_retriever.training.data import Sample
 from qrag_retriever.training.datasets.chain_texts import ASKED, ASKED_OF_ALL, DESCRIPTIONS, KINDS, KINDS_OF_PLACES
-from qrag_retriever.training.datasets.mentions import Mention, find_mentions, telling_names, what_it_is
+from qrag_retriever.training.datasets.mentions import Mention, find_mentions, telling_names, what_it_is, words_around
 from qrag_retriever.training.datasets.musique import MuSiQue
 from qrag_retriever.training.datasets.reading import find_file, object_at, passage, read_records
 from qrag_retriever.training.datasets.splits import Split, check_split
@@ -35,11 +37,13 @@ _STEP_LIMIT = 5
 _MOST_HOPS = 4
 _GO_ON_SHARE = 0.6  # chains that get one hop more, where one is possible
 _ASKED_BY_PEOPLE_SHARE = 0.25
+_MOST_NAMED = 30  # paragraphs with a name; of more, words around it hardly tell which one is meant
 _OPENING = 300  # characters of a paragraph that say what may be asked
 _SAME_KIND = 3  # paragraphs of the kind of each one of the evidence that are among the others
 _SLOT = re.compile(r"#(\d+)")
 _RELATION = " >> "
 _TWO_ARTICLES = re.compile(r"\b(?:the|a|an) (the|a|an) ", re.IGNORECASE)
+_QUESTION_WORDS = ("Who ", "What ", "Which one ", "")
 _NAME = re.compile(r"[A-Z][\w'.\-]+(?: (?:(?:of|the|and|de|in) )?[A-Z][\w'.\-]+)*")
 
 
@@ -75,6 +79,7 @@ class MuSiQueMade:
         num_chunks: int = 20,
         num_questions: int = 20_000,
         parts: bool = True,
+        passing: float = 0.0,
         validation_share: float = 0.1,
     ) -> None:
         """Find what links the paragraphs.
@@ -86,6 +91,7 @@ class MuSiQueMade:
             num_questions: How many questions to make up; there could be more.
             parts: Ask the single hops of MuSiQue's training questions too. Without them these questions stay unseen,
                 and can tell what the others teach.
+            passing: The share of questions whose last hop asks for what a paragraph about something else says.
             validation_share: That of the sources "musique", "hotpotqa" and "2wiki", whose validation this keeps away
                 from.
 
@@ -97,7 +103,7 @@ class MuSiQueMade:
         if num_chunks < _MOST_HOPS:
             raise ValueError(f"num_chunks must be at least {_MOST_HOPS}, the evidence of a question; got {num_chunks}")
         self.split: Split = split
-        self.num_chunks, self._num_questions = num_chunks, num_questions
+        self.num_chunks, self._num_questions, self._passing_share = num_chunks, num_questions, passing
         musique, asked_parts = _musique(folder, validation_share)
         squad, questions = _squad(folder)
         wiki = [training_paragraphs(name, folder, validation_share) for name in ("hotpotqa", "2wiki")]
@@ -123,6 +129,7 @@ class MuSiQueMade:
             if (linked := [one for one in own if self._ways(name, [one.title])])
         }
         self._ends = list(self._asked), sorted(self._naming.keys() & self._titles.keys())
+        self._passing = self._said_in_passing() if passing else {}
         if not any(self._ends):
             raise DataError(f"{folder}: no paragraph in musique/ names another one to make up questions from")
         self._of_kind: dict[str, list[str]] = defaultdict(list)
@@ -174,7 +181,25 @@ class MuSiQueMade:
         taken = {plain_name(title) for title in evidence}
         return [mention for mention in self._naming.get(name, ()) if plain_name(mention.title) not in taken]
 
+    def _said_in_passing(self) -> dict[str, list[_Asked]]:
+        """Return what paragraphs about other things say of each thing that yet another paragraph leads to."""
+        found: dict[str, list[_Asked]] = {}
+        for name, mentions in sorted(self._naming.items()):
+            if len(mentions) > _MOST_NAMED:
+                continue
+            asked = [
+                _Asked(f"{words}?", name, mention.title)
+                for mention in mentions
+                if (words := words_around(mention)) and self._ways(name, [name, mention.title])
+            ]
+            if asked:
+                found[name] = asked
+        return found
+
     def _last_hop(self, random: np.random.Generator) -> _Asked:
+        if self._passing and random.random() < self._passing_share:
+            asked = _one_of(self._passing[_one_of(list(self._passing), random)], random)
+            return replace(asked, question=_one_of(_QUESTION_WORDS, random) + asked.question)
         by_people, titled = self._ends
         if by_people and (not titled or random.random() < _ASKED_BY_PEOPLE_SHARE):
             return _one_of(self._asked[_one_of(by_people, random)], random)
