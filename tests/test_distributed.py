@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from qrag_retriever.errors import CheckpointError
+from qrag_retriever.errors import CheckpointError, RecipeError
+from qrag_retriever.training.processes import Processes
 from tests.training_runs import (
     PQN_UPDATES,
     log_of,
@@ -140,3 +141,16 @@ def test_another_number_of_processes_is_refused(both: Path, tiny_encoder: Path) 
     (both / "interrupted" / "report.json").unlink()
     with pytest.raises(CheckpointError, match="written by 2 processes, now there are 1; resume with the same number"):
         trainer_of(both, tiny_encoder, changes).fit(resume=True)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_each_process_has_a_gpu_of_its_own(size: int) -> None:
+    processes = Processes(rank=size - 1, size=size, local_rank=size - 1)
+    assert processes.own_device("cuda") == f"cuda:{size - 1}"
+    assert processes.own_device("cpu") == "cpu"
+
+
+def test_one_gpu_is_not_for_all_of_several_processes() -> None:
+    assert Processes().own_device("cuda:1") == "cuda:1"
+    with pytest.raises(RecipeError, match=r"run\.device is 'cuda:1', one GPU for all of 2 processes; make it 'cuda'"):
+        Processes(rank=1, size=2, local_rank=1).own_device("cuda:1")

@@ -1167,3 +1167,9 @@ def test_a_run_may_start_from_the_model_of_another(tmp_path: Path, tiny_encoder:
         np.testing.assert_allclose(second.pair.embed_chunks(STORY), first.pair.embed_chunks(STORY), atol=1e-5)
     second.fit()
     assert log_of(tmp_path / "second")[-1]["stage"] == "pqn"
+
+
+def test_leaving_twice_is_leaving_once(tmp_path: Path, tiny_encoder: Path) -> None:
+    trainer = trainer_of(tmp_path, tiny_encoder)
+    trainer.leave()
+    trainer.leave()

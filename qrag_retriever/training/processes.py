@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from qrag_retriever.errors import RecipeError
+
 Value = TypeVar("Value")
 # All others wait while the first process validates.
 _LONGEST_WAIT = timedelta(hours=6)
@@ -43,6 +45,21 @@ class Processes:
     def is_first(self) -> bool:
         """Whether this process writes files and logs."""
         return self.rank == 0
+
+    def own_device(self, device: str) -> str:
+        """Return this process's device: of several GPUs each process has its own.
+
+        Raises:
+            RecipeError: If all of several processes would share one GPU.
+        """
+        if device == "cuda":
+            return f"cuda:{self.local_rank}"
+        if device.startswith("cuda") and self.size > 1:
+            raise RecipeError(
+                f"run.device is {device!r}, one GPU for all of {self.size} processes; make it 'cuda', and each takes "
+                "its own"
+            )
+        return device
 
     def share(self, count: int, what: str) -> range:
         """Return this process's part of ``count`` things, the same number for each.

@@ -93,10 +93,9 @@ class Trainer:
         run = recipe.run
         device = choose_device(run.device)
         self._processes = Processes.join(device)
-        if device == "cuda":
-            device = f"cuda:{self._processes.local_rank}"
-            torch.cuda.set_device(device)
-        self._device = device
+        self._device = self._processes.own_device(device)
+        if device.startswith("cuda"):
+            torch.cuda.set_device(self._device)
         self._reward = open_reward(recipe.reward) if reward is None else reward
         check_facts(recipe, self._reward)
         folder = None if data_folder is None else Path(data_folder).expanduser()
@@ -208,7 +207,7 @@ class Trainer:
         """Leave the other processes of the run, at the very end; the trainer cannot train after it."""
         # A wrapped module holds the group too. If it were the last to do so, it would wait for the group's threads with
         # the interpreter's lock in its hands, for which they may be waiting (pytorch's issue 56297).
-        del self._module
+        self.__dict__.pop("_module", None)
         gc.collect()
         self._processes.leave()
 
