@@ -181,8 +181,9 @@ def called(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> None:
 
 
 def test_answers_only_trains_on_hotpotqa(
-    tiny_encoder: Path, tmp_path: Path, experiments: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tiny_encoder: Path, tmp_path: Path, experiments: None, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     for part in ("train", "dev"):
         lines = [
             {
@@ -206,9 +207,12 @@ def test_answers_only_trains_on_hotpotqa(
     monkeypatch.setattr(answers_only, "hotpotqa", smaller)
     folders = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "out")]
     called(monkeypatch, "answers_only", *folders, "--task", "hotpotqa", "--updates", "1", "--seeds", "1")
-    (row,) = json.loads((tmp_path / "out" / "answers_only_hotpotqa.json").read_text(encoding="utf-8"))
-    assert row["seed"] == 1
-    assert row["untrained"] == row["trained"] == 1.0, "two picks of two passages"
+    rows = json.loads((tmp_path / "out" / "answers_only_hotpotqa.json").read_text(encoding="utf-8"))
+    assert [row["figure"] for row in rows] == ["a paragraph with the answer", "the annotated one"]
+    for row in rows:
+        assert row["seed"] == 1
+        assert row["untrained"] == row["trained"] == 1.0, "two picks of two passages"
+    assert "the annotated one: trained less untrained +0.000 [+0.000, +0.000]" in capsys.readouterr().out
 
 
 def test_both_ways_on_from_a_warm_start_are_measured(

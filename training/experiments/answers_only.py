@@ -14,12 +14,23 @@ from typing import Any
 
 import numpy as np
 from babi_reader import BabiReader
-from harness import MODEL, Measured, mean_and_spread, new_plot, noise_of_test, options, questions, save, save_plot
+from harness import (
+    MODEL,
+    Measured,
+    mean_and_spread,
+    new_plot,
+    noise_of_test,
+    options,
+    paired,
+    questions,
+    save,
+    save_plot,
+)
 
 from qrag_retriever.training.datasets import LENGTHS, open_source
 from qrag_retriever.training.evaluation import returns_of
 from qrag_retriever.training.recipe import parse_recipe
-from qrag_retriever.training.rewards import AnswerContainedReward, LLMAnswerReward, false_positive_rate
+from qrag_retriever.training.rewards import AnswerContainedReward, LLMAnswerReward, Outcome, false_positive_rate
 from qrag_retriever.training.run_folder import RunFolder
 from qrag_retriever.training.trainer import Trainer
 
@@ -35,11 +46,15 @@ def babi(chosen: Any) -> tuple[dict[str, Any], Any]:
         "warm_start": {"num_updates": 0},
         "pqn": {**PQN, "num_updates": chosen.updates or 300, "num_envs": 48, "num_steps": 2, "learning_rate": 2e-4},
     }
-    return settings, (lambda: LLMAnswerReward(BabiReader()), lambda measured: measured.figures(episodes)["fact_recall"])
+
+    def found(measured: Measured) -> dict[str, list[bool]]:
+        return {"fact recall": [set(one.sample.supporting) <= set(one.chunk_ids) for one in measured.picks(episodes)]}
+
+    return settings, (lambda: LLMAnswerReward(BabiReader()), found)
 
 
 def hotpotqa(chosen: Any) -> tuple[dict[str, Any], Any]:
-    """Share of dev questions with an answer paragraph among two picks, untrained and trained."""
+    """Share of dev questions with a paragraph that has the answer among two picks, and with the annotated one."""
     reward = AnswerContainedReward(penalize_extra_steps=False)
     source = open_source("hotpotqa", chosen.data, "test", kinds=["bridge"])
     random = np.random.default_rng(0)
@@ -59,32 +74,50 @@ def hotpotqa(chosen: Any) -> tuple[dict[str, Any], Any]:
         "pqn": {**PQN, "num_updates": chosen.updates or 150, "num_envs": 24, "num_steps": 2, "learning_rate": 5e-5},
     }  # fmt: skip
 
-    def answered(measured: Measured) -> float:
+    def answered(measured: Measured) -> dict[str, list[bool]]:
         picks = measured.picks([(sample, 2) for sample in usable])
-        return float(np.mean([own[0] > 0 for own in returns_of(reward, picks, gamma=1.0)]))
+        holders = [_evidence_with_answer(reward, one.sample) for one in picks]
+        return {
+            "a paragraph with the answer": [own[0] > 0 for own in returns_of(reward, picks, gamma=1.0)],
+            "the annotated one": [bool(held & set(one.chunk_ids)) for held, one in zip(holders, picks, strict=True)],
+        }
 
     return settings, (AnswerContainedReward, answered)
+
+
+def _evidence_with_answer(reward: AnswerContainedReward, sample: Any) -> set[int]:
+    """Return the annotated paragraphs that have the answer."""
+    alone = [Outcome(sample, (chunk_id,), last=True) for chunk_id in sample.supporting]
+    paid = [found.reward > 0 for found in reward.judge(alone)]
+    return {chunk_id for chunk_id, is_paid in zip(sample.supporting, paid, strict=True) if is_paid}
 
 
 def main() -> None:
     chosen = options(__doc__, task="babi", updates=0)
     settings, (make_reward, measure) = {"babi": babi, "hotpotqa": hotpotqa}[chosen.task](chosen)
     figure, axes = new_plot(f"{chosen.task}: answers only, PQN from zero", "update", "validation return")
-    rows = []
+    rows: list[dict[str, Any]] = []
+    kept: dict[str, list[tuple[list[bool], list[bool]]]] = {}
     for seed in chosen.seeds:
         output = chosen.output / f"{chosen.task}-{seed}"
         run = {"seed": seed, "evaluate_updates": 25, "tensorboard": False, "output": str(output)}
         trainer = Trainer(parse_recipe({**settings, "run": run}), chosen.data, reward=make_reward())
-        untrained = measure(Measured(trainer.pair))
+        before = measure(Measured(trainer.pair))
         trainer.fit(resume=True)
-        trained = measure(Measured(str(RunFolder(output).model)))
+        after = measure(Measured(str(RunFolder(output).model)))
         history = RunFolder(output).read_report()["validation"]
         axes.plot([entry["step"] for entry in history], [entry["return"] for entry in history], marker=".")
-        rows.append({"task": chosen.task, "seed": seed, "untrained": untrained, "trained": trained})
+        for name in before:
+            kept.setdefault(name, []).append((before[name], after[name]))
+            untrained, trained = float(np.mean(before[name])), float(np.mean(after[name]))
+            rows.append({"task": chosen.task, "figure": name, "seed": seed, "untrained": untrained, "trained": trained})
         save(chosen.output, f"answers_only_{chosen.task}", rows)
     save_plot(figure, chosen.output, f"answers_only_{chosen.task}")
-    for name in ("untrained", "trained"):
-        print(name, mean_and_spread([float(row[name]) for row in rows]))
+    for name, pairs in kept.items():
+        for way in ("untrained", "trained"):
+            print(name, way, mean_and_spread([float(row[way]) for row in rows if row["figure"] == name]))
+        mean, low, high = paired([after for _, after in pairs], [before for before, _ in pairs])
+        print(f"{name}: trained less untrained {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
 
 
 if __name__ == "__main__":

@@ -101,6 +101,18 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f} ± {np.std(values):.3f}"
 
 
+def paired(one: Sequence[Sequence[bool]], other: Sequence[Sequence[bool]]) -> tuple[float, float, float]:
+    """Return the mean difference and its 95% interval; shapes (seeds, questions), both are drawn anew."""
+    values, random = np.subtract(np.array(one, float), np.array(other, float)), np.random.default_rng(0)
+    means = []
+    for _ in range(2000):
+        seeds = random.integers(len(values), size=len(values))
+        drawn = random.integers(values.shape[1], size=values.shape[1])
+        means.append(values[seeds][:, drawn].mean())
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(values.mean()), float(low), float(high)
+
+
 def save(output: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write figures as JSON and print them as a Markdown table."""
     output.mkdir(parents=True, exist_ok=True)

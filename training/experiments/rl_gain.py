@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from harness import RECIPES, Measured, noise_of_test, options, questions, run, save
+from harness import RECIPES, Measured, noise_of_test, options, paired, questions, run, save
 
 from qrag_retriever.training.recipe import read_recipe
 
@@ -80,18 +79,6 @@ def branches(chosen: Any, settings: dict[str, Any], seed: int) -> list[dict[str,
 def _of_length(source: dict[str, Any], num_chunks: int) -> dict[str, Any]:
     length = {"num_chunks": num_chunks, "noise_window": num_chunks} if num_chunks else {}
     return {**source, "options": {**source["options"], **length}}
-
-
-def paired(one: list[list[bool]], other: list[list[bool]]) -> tuple[float, float, float]:
-    """Return the mean difference and its 95% interval; shapes (seeds, questions), both are drawn anew."""
-    values, random = np.subtract(np.array(one, float), np.array(other, float)), np.random.default_rng(0)
-    means = []
-    for _ in range(2000):
-        seeds = random.integers(len(values), size=len(values))
-        drawn = random.integers(values.shape[1], size=values.shape[1])
-        means.append(values[seeds][:, drawn].mean())
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(values.mean()), float(low), float(high)
 
 
 if __name__ == "__main__":
