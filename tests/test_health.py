@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qrag_retriever.training.health import Health
+from qrag_retriever.training.health import Health, fallen
 
 
 def run(health: Health, losses: np.ndarray, q: float = 0.5, most: float = 1.0) -> list[str]:
@@ -17,7 +17,7 @@ def test_a_steady_run_is_told_nothing() -> None:
     losses = 0.1 + 0.01 * np.random.default_rng(0).standard_normal(200)
     health = Health()
     assert run(health, losses) == []
-    assert [health.validation(score) for score in (0.5, 0.6, 0.55)] == [[], [], []]
+    assert [fallen((0.5, 0.6, 0.55)[:count]) for count in (1, 2, 3)] == [[], [], []]
 
 
 def test_values_above_what_the_reward_can_pay_are_told_once_with_what_to_do() -> None:
@@ -39,7 +39,7 @@ def test_a_loss_that_becomes_noise_is_told_once() -> None:
 
 
 def test_a_fall_in_validation_is_told_once() -> None:
-    health = Health()
-    told = [text for score in (0.9, 0.95, 0.84, 0.5) for text in health.validation(score)]
+    scores = (0.9, 0.95, 0.84, 0.5)
+    told = [text for count in range(1, 5) for text in fallen(scores[:count])]
     assert len(told) == 1
     assert "0.950 to 0.840" in told[0]

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from qrag_retriever.errors import DivergedError, RewardError
+from qrag_retriever.training.checkpoint import newest_checkpoint
 from qrag_retriever.training.cli import main
 from qrag_retriever.training.trainer import Trainer
 from tests.conftest import QUESTION, STORY
@@ -138,7 +139,8 @@ def test_a_dry_run_tells_model_data_tokens_updates_time_and_memory_and_writes_no
         r"validation: 6 questions",
         r"warm_start: 4 updates of about \d+\.\d\d s: \d+ min \d+ s",
         r"pqn: 4 updates of about \d+\.\d\d s: \d+ min \d+ s",
-        r"estimate: \d+ min \d+ s and validation every 2 updates",
+        r"validation: 5 times, about \d+ min \d+ s each",
+        r"estimate: \d+ min \d+ s, on this machine",
         r"memory: \d+\.\d GiB",
         r"output: .*/run\n",
     ]
@@ -173,7 +175,11 @@ def test_a_dry_run_does_not_mind_what_is_there_and_tells_it(
     assert files_of(tmp_path) == before
     (recipe.parent / "run" / "report.json").unlink()
     assert main([str(recipe), "--dry-run", "--resume"]) == 0
-    assert "/run holds a run; this one would go on with it" in capsys.readouterr().out
+    assert f"/run holds a run; this one would go on from {recipe.parent}/run/checkpoints" in capsys.readouterr().out
+    assert main([str(recipe), "--dry-run", "--resume", "--set", "pqn.alpha=0.3"]) == 0
+    assert "this one would be refused: the run in the output folder has other settings (pqn.alpha)" in (
+        capsys.readouterr().out
+    )
     assert main([str(recipe), "--dry-run", "--set", f"run.output={recipe}"]) == 0
     assert f"output: {recipe} is no folder; the run would be refused" in capsys.readouterr().out
 
@@ -194,7 +200,9 @@ def no_key() -> None:
 def test_a_dry_run_asks_no_language_model(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     llm = ["reward.kind=llm", f"reward.llm={__name__}:NeverAsked", "warm_start.num_updates=0"]
     assert main([str(recipe), "--dry-run", *(part for override in llm for part in ("--set", override))]) == 0
-    assert "pqn: 4 updates; not timed, because each asks the language model" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "pqn: 4 updates; not timed, because each asks the language model" in said
+    assert "estimate: 0 min 0 s without what asks the language model, on this machine" in said
 
 
 def test_a_dry_run_warns_as_the_run_would(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -350,7 +358,6 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, tiny
     recipe = write_recipe(
         tmp_path, tiny_encoder, {"warm_start.num_updates": 100_000, "run.checkpoint_minutes": 60.0, "validation": []}
     )
-    checkpoints = tmp_path / "run" / "checkpoints"
     done = 0
     for number, arguments in ((signal.SIGTERM, ()), (signal.SIGINT, ("--resume",))):
         process = begun(recipe, *arguments)
@@ -359,7 +366,8 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, tiny
         assert process.exitcode == 128 + number
         said = (tmp_path / "err.txt").read_text()
         assert "stopping after this update, with a checkpoint" in said
-        (checkpoint,) = checkpoints.iterdir()
+        checkpoint = newest_checkpoint(tmp_path / "run")
+        assert checkpoint is not None
         assert f"stopped by {number.name}; go on with --resume from {checkpoint}" in said
         assert "Traceback" not in said
         steps = [entry["step"] for entry in log_of(tmp_path / "run") if entry["stage"] == "warm_start"]

@@ -308,7 +308,7 @@ def test_a_run_that_signals_stop_and_resume_equals_one_that_they_do_not(
     for updates in stops:
         checkpoint = stopped_after(trainer_of(tmp_path, tiny_encoder, changes), updates)
         assert checkpoint.name == f"{updates:08d}"
-        assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]
+        assert len(list(checkpoint.parent.iterdir())) <= 2, "it and the one before it, until an update has gone well"
     assert_same(finished(trainer_of(tmp_path, tiny_encoder, changes), resume=True), uninterrupted(changes))
 
 
@@ -484,10 +484,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_touches_nothing(
     assert files_of(tmp_path / "run" / "model") == before
     checkpoint = newest_checkpoint(tmp_path / "run")
     assert checkpoint is not None
-    if way == "weights":
-        # The poison is in this very checkpoint; a run cannot poison its weights, because it looks at gradients.
-        return
-    assert checkpoint.name == f"{updates:08d}"
+    assert checkpoint.name == f"{updates - 1:08d}", "the newest one has led straight to it"
     monkeypatch.undo()
     assert_same(finished(trainer_of(tmp_path, tiny_encoder, changes), resume=True), uninterrupted(changes))
 
@@ -753,6 +750,46 @@ def test_a_reward_that_fails_leaves_a_checkpoint_of_the_update_before(
 
 
 @pytest.mark.parametrize("step", [2, WARM_UPDATES, ALL_UPDATES])
+def test_a_reward_that_fails_in_the_second_rollout_leaves_no_trace_of_the_first(
+    tmp_path: Path, tiny_encoder: Path, uninterrupted: Outcomes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"pqn.accumulate": 2, "run.checkpoint_minutes": 5.0}
+    trainer = trainer_of(tmp_path, tiny_encoder, changes)
+    judge, calls = trainer._reward.judge, 0
+
+    def fails_later(outcomes: Any) -> Any:
+        nonlocal calls
+        calls += trainer.state.step == WARM_UPDATES + 1
+        if calls > trainer.recipe.pqn.num_steps:
+            raise RewardError("no route")
+        return judge(outcomes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SupportingFactsReward, "judge", lambda reward, outcomes: fails_later(outcomes))
+        with pytest.raises(RewardError, match="no route; go on"):
+            trainer.fit()
+    assert_same(finished(trainer_of(tmp_path, tiny_encoder, changes), resume=True), uninterrupted(changes))
+
+
+@pytest.mark.parametrize(
+    ("method", "broken", "told"),
+    [
+        ("judge", lambda self, outcomes: [None] * len(outcomes), "returned None for sample"),
+        ("judge", lambda self, outcomes: [Feedback(50.0) for _ in outcomes], r"paid 50\.0 .* most\(\) says"),
+        ("unusable", lambda self, sample: 1 // 0, "unusable failed: ZeroDivisionError"),
+    ],
+)
+def test_a_reward_that_is_none_is_told_and_loses_nothing(
+    tmp_path: Path, tiny_encoder: Path, uninterrupted: Outcomes, monkeypatch: pytest.MonkeyPatch, method: str,
+    broken: Any, told: str,
+) -> None:  # fmt: skip
+    poison = {WARM_UPDATES + 1: lambda: monkeypatch.setattr(SupportingFactsReward, method, broken)}
+    with after_updates(poison), pytest.raises(RewardError, match=rf"{told}.*; go on with --resume from"):
+        trainer_of(tmp_path, tiny_encoder).fit()
+    monkeypatch.undo()
+    assert_same(finished(trainer_of(tmp_path, tiny_encoder), resume=True), uninterrupted({}))
+
+
 def test_a_reward_that_fails_in_a_validation_leaves_a_checkpoint_before_it(
     tmp_path: Path, tiny_encoder: Path, uninterrupted: Outcomes, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:

@@ -21,6 +21,7 @@ from qrag_retriever.training.pqn import PQNLearner
 from qrag_retriever.training.processes import Processes
 from qrag_retriever.training.recipe import OptimizerSettings, Recipe
 from qrag_retriever.training.rewards import Reward, SupportingFactsReward
+from qrag_retriever.training.rewards.base import why_unusable
 from qrag_retriever.training.sampling import Mixture, Task
 from qrag_retriever.training.stages import PQNStage, Stage, WarmStartStage
 from qrag_retriever.training.starting_point import StartingPoint
@@ -213,7 +214,7 @@ def warnings_of_sources(training: Sequence[Task], validation: Sequence[Task], re
     """
     for task in training:
         numbers = task.numbers[:_LOOKED_AT].tolist()
-        reasons = [reward.unusable(task.episode(n, np.random.default_rng([n]))[0]) for n in numbers]
+        reasons = [why_unusable(reward, task.episode(n, np.random.default_rng([n]))[0]) for n in numbers]
         if all(reasons):
             yield (
                 f"none of the {len(reasons)} questions of {task.source.name} that were looked at can be judged by the "

@@ -8,7 +8,7 @@ from typing import Literal
 
 from qrag_retriever.config import Mode
 from qrag_retriever.model import QRAGModel
-from qrag_retriever.training.health import Health
+from qrag_retriever.training.health import fallen
 from qrag_retriever.training.logs import RunLog
 from qrag_retriever.training.networks import TrainedPair
 from qrag_retriever.training.run_state import RunState
@@ -41,7 +41,7 @@ class BestModel:
             keep: "last": the model of every validation takes the place of the one before, whatever its figures.
         """
         self._folder, self._pair, self._validation, self._state = folder, pair, validation, state
-        self._tasks, self._health, self._keep = tasks, Health(), keep
+        self._tasks, self._keep = tasks, keep
 
     def measure(self, stage: Stage, log: RunLog) -> None:
         """Measure on validation; keep the model if it is the best so far."""
@@ -57,8 +57,9 @@ class BestModel:
         kept = " (best so far)" if is_best else ""
         log.say(f"{stage.name} {state.step}: {found}{kept if self._keep == 'best' else ' (kept)'}")
         # What a warm start loses on the way, its own next updates can bring back.
-        for warning in self._health.validation(found.score) if stage.name == "pqn" else ():
-            log.say(warning)
+        if stage.name == "pqn":
+            for warning in fallen([old["score"] for old in state.history if old["stage"] == "pqn"]):
+                log.say(warning)
 
     def save(self, min_q: Mapping[Mode, float]) -> None:
         """Write the pair as it is, with its stop values."""

@@ -54,7 +54,7 @@ def newest_checkpoint(output: Path) -> Path | None:
 
 
 def write_checkpoint(output: Path, update: int, checkpoint: Checkpoint, processes: Processes) -> Path:
-    """Write a checkpoint and drop older ones; every process calls this.
+    """Write a checkpoint; every process calls this. Older ones stay: its weights may turn out to be no good.
 
     The folder gets its number by one rename, after everything in it is on the disk; a process that dies before leaves
     the last checkpoint as it was.
@@ -88,7 +88,6 @@ def write_checkpoint(output: Path, update: int, checkpoint: Checkpoint, processe
             else:
                 os.replace(draft, target)
             sync(target.parent)
-            _drop_others(target)
     except OSError:
         if processes.is_first:
             shutil.rmtree(draft, ignore_errors=True)
@@ -145,8 +144,20 @@ def _read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, torch.Tens
         ) from error
 
 
-def _drop_others(kept: Path) -> None:
-    """Remove older checkpoints and drafts that a kill left behind."""
-    for path in kept.parent.iterdir():
-        if path != kept:
+def drop_older(output: Path) -> None:
+    """Remove all checkpoints of a run but the newest, and drafts that a kill left behind."""
+    newest = newest_checkpoint(output)
+    if newest is None:
+        return
+    for path in newest.parent.iterdir():
+        if path != newest:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def drop_newest(output: Path, update: int) -> None:
+    """Remove the newest checkpoint if it is of this update and there is one before it to go on from."""
+    newest = newest_checkpoint(output)
+    if newest is None or int(newest.name) != update:
+        return
+    if any(path.name.isdecimal() and path != newest for path in newest.parent.iterdir()):
+        shutil.rmtree(newest, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +75,8 @@ class JsonLines:
     characters (Unicode code points). ``id``, ``supporting`` and ``answers`` may be missing; a line without an id gets
     the file's name and the line's number. Blank lines, a byte order mark and Windows line ends do no harm.
 
-    The whole file is checked once, at construction; of every line only its place and a checksum are kept, and a sample
-    reads its line again, so that a file may be larger than memory.
+    The whole file is checked once, at construction; of every line only its place and a few hashes are kept (48
+    bytes), and a sample reads its line again, so that a file may be larger than memory.
 
     Attributes:
         name: Names the source in reports.
@@ -166,22 +167,29 @@ class JsonLines:
             raise place.error(f"the document cannot be split into {self._chunk_tokens} tokens: {error}") from error
 
     def _check(self) -> tuple[np.ndarray, np.ndarray]:
-        rows: list[tuple[int, int, int]] = []
-        hashes: list[tuple[int, int]] = []
-        first_lines: dict[str, int] = {}
+        # Numbers in arrays: as Python's own they would take more memory than short lines do.
+        rows, hashes, ids = array("q"), array("Q"), array("Q")
         for offset, place, raw in self._raw_lines():
             line = read_line(raw, place)
-            line_id, number = _id_of(line, place), place.line or 0
-            if line_id in first_lines:
-                raise place.error(f"the id {line_id!r} is that of line {first_lines[line_id]} too; ids must be unique")
-            first_lines[line_id] = number
             if line.document is not None and self._split is None:
                 self._split = make_splitter(self._chunk_tokens, self._count_tokens)
-            rows.append((offset, number, zlib.crc32(raw)))
-            hashes.append((_hash(line.question), _hash(line.document or "", *(line.chunks or ()))))
+            rows.extend((offset, place.line or 0, zlib.crc32(raw)))
+            hashes.extend((_hash(line.question), _hash(line.document or "", *(line.chunks or ()))))
+            ids.append(_hash(_id_of(line, place)))
         if not rows:
             raise DataError(f"{self.path} is empty; expected a JSON object in each line")
-        return np.ascontiguousarray(np.array(rows, np.int64).T), np.ascontiguousarray(np.array(hashes, np.uint64).T)
+        index = np.ascontiguousarray(np.frombuffer(rows, np.int64).reshape(-1, 3).T)
+        self._check_ids(index, np.frombuffer(ids, np.uint64))
+        return index, np.ascontiguousarray(np.frombuffer(hashes, np.uint64).reshape(-1, 2).T)
+
+    def _check_ids(self, index: np.ndarray, ids: np.ndarray) -> None:
+        """Raise `DataError` at the first line whose id another line before it has."""
+        _, first, same = np.unique(ids, return_index=True, return_inverse=True)
+        self._index = index
+        for number in np.flatnonzero(first[same] != np.arange(len(ids))).tolist():
+            (line, place), (earlier, before) = (self._line(one) for one in (number, int(first[same[number]])))
+            if (line_id := _id_of(line, place)) == _id_of(earlier, before):
+                raise place.error(f"the id {line_id!r} is that of line {before.line} too; ids must be unique")
 
     def _raw_lines(self) -> Iterator[tuple[int, Place, bytes]]:
         """Yield the byte offset, the place and the bytes of every line that is not blank."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from qrag_retriever.devices import peak_memory_mb
+from qrag_retriever.errors import CheckpointError
+from qrag_retriever.training.checkpoint import newest_checkpoint, read_checkpoint
+from qrag_retriever.training.evaluation import greedy_picks
 from qrag_retriever.training.run_folder import RunFolder
+from qrag_retriever.training.run_state import check_same_recipe
 from qrag_retriever.training.sampling import Task
 from qrag_retriever.training.stages import Stage
 from qrag_retriever.training.trainer import Trainer
@@ -33,18 +38,27 @@ def _output(trainer: Trainer, resume: bool) -> Iterator[str]:
     if folder.path.exists() and not folder.path.is_dir():
         yield f"output: {folder.path} is no folder; the run would be refused"
     elif folder.holds_run:
-        yield f"output: {folder.path} holds a run; {_what_becomes(folder, resume)}"
+        yield f"output: {folder.path} holds a run; {_what_becomes(trainer, folder, resume)}"
     else:
         yield f"output: {folder.path}" + ("; no run to go on with, so a new one would begin" if resume else "")
     for warning in trainer.warnings:
         yield f"warning: {warning}"
 
 
-def _what_becomes(folder: RunFolder, resume: bool) -> str:
+def _what_becomes(trainer: Trainer, folder: RunFolder, resume: bool) -> str:
     if not resume:
         return "without --resume this one would be refused"
-    finished = folder.report.is_file() and folder.has_model
-    return "it is finished, so nothing would be done" if finished else "this one would go on with it"
+    checkpoint = newest_checkpoint(folder.path)
+    try:
+        if folder.report.is_file() and folder.has_model:
+            check_same_recipe(folder.read_report()["recipe"], trainer.recipe)
+            return "it is finished, so nothing would be done"
+        if checkpoint is None:
+            return "it has left no checkpoint, so a new one would begin"
+        check_same_recipe(read_checkpoint(checkpoint, trainer.processes).shared["recipe"], trainer.recipe)
+    except (CheckpointError, OSError, ValueError) as error:
+        return f"this one would be refused: {error}"
+    return f"this one would go on from {checkpoint}"
 
 
 def _model(trainer: Trainer) -> Iterator[str]:
@@ -85,18 +99,24 @@ def _means(trainer: Trainer, task: Task) -> Iterator[str]:
 
 def _cost(trainer: Trainer) -> Iterator[str]:
     recipe = trainer.recipe
-    total = 0.0
+    total, not_timed = 0.0, ""
     yield "updates:"
     for stage in trainer.stages:
         if stage.name == "pqn" and recipe.reward.kind == "llm":
             yield f"  {stage.name}: {stage.num_updates:,} updates; not timed, because each asks the language model"
+            not_timed = " without what asks the language model"
             continue
         first, usual = update_seconds(trainer, stage)
         refreshes = stage.num_updates / recipe.run.refresh_updates
         seconds = stage.num_updates * usual + refreshes * max(0.0, first - usual)
         total += seconds
         yield f"  {stage.name}: {stage.num_updates:,} updates of about {usual:.2f} s: {_duration(seconds)}"
-    yield f"estimate: {_duration(total)} and validation every {recipe.run.evaluate_updates} updates, on this machine"
+    if len(trainer.validation) and not not_timed:
+        seconds = _validation_seconds(trainer)
+        times = 1 + sum(-(-stage.num_updates // recipe.run.evaluate_updates) for stage in trainer.stages)
+        total += times * seconds
+        yield f"  validation: {times:,} times, about {_duration(seconds)} each"
+    yield f"estimate: {_duration(total)}{not_timed}, on this machine"
     yield f"memory: {_memory(trainer.pair.device)}"
 
 
@@ -107,9 +127,19 @@ def update_seconds(trainer: Trainer, stage: Stage) -> tuple[float, float]:
         trainer: Not used for training afterwards.
         stage: One of its stages.
     """
+    # Where an era begins.
+    trainer.state.step = 0
     stage.begin()
     first, *later = [trainer.one_update(stage) for _ in range(_TIMED_UPDATES)]
     return first, min(later)
+
+
+def _validation_seconds(trainer: Trainer) -> float:
+    """Time picking for a few questions; the rest of a validation is quick."""
+    some = trainer.validation.episodes[:: -(-len(trainer.validation) // _LOOKED_AT)]
+    start = time.perf_counter()
+    greedy_picks(trainer.pair, some)
+    return (time.perf_counter() - start) * len(trainer.validation) / len(some)
 
 
 def _duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,6 @@ class Health:
         self._losses: deque[float] = deque(maxlen=_WINDOW)
         self._excess: deque[float] = deque(maxlen=_WINDOW)
         self._first_variance: float | None = None
-        self._best_score: float | None = None
         self._reported: set[str] = set()
 
     def update(self, figures: Mapping[str, float]) -> list[str]:
@@ -68,24 +67,26 @@ class Health:
             )
         return [warning for warning in found if warning]
 
-    def validation(self, score: float) -> list[str]:
-        """Take a validation score; return warnings, usually none."""
-        best = self._best_score
-        self._best_score = score if best is None else max(best, score)
-        if best is None or score >= best - _DROPPED:
-            return []
-        warning = self._once(
-            "validation",
-            f"validation has fallen from {best:.3f} to {score:.3f}. The best model so far is kept; keep "
-            "pqn.imitation_weight on for longer, or use a smaller pqn.learning_rate, pqn.alpha or pqn.tau",
-        )
-        return [warning] if warning else []
-
     def _once(self, sign: str, advice: str) -> str:
         if sign in self._reported:
             return ""
         self._reported.add(sign)
         return f"warning: {advice}."
+
+
+def fallen(scores: Sequence[float]) -> list[str]:
+    """Return a warning if the last of a stage's validation scores is the first that has fallen far below the best.
+
+    A run that was resumed warns as if it had not been: the scores are in its checkpoint.
+    """
+    best = np.maximum.accumulate(scores)
+    has_fallen = np.flatnonzero(np.asarray(scores) < best - _DROPPED)
+    if len(has_fallen) == 0 or has_fallen[0] < len(scores) - 1:
+        return []
+    return [
+        f"warning: validation has fallen from {best[-1]:.3f} to {scores[-1]:.3f}. The best model so far is kept; keep "
+        "pqn.imitation_weight on for longer, or use a smaller pqn.learning_rate, pqn.alpha or pqn.tau."
+    ]
 
 
 class LossGuard:

@@ -150,6 +150,7 @@ def open_reward(settings: RewardSettings) -> Reward:
             settings.judge,
             batch_size=settings.batch_size,
             every_step=settings.every_step,
+            penalize_extra_steps=settings.penalize_extra_steps,
             reward=settings.completion_reward,
             terminate=settings.terminate,
         )

@@ -130,7 +130,9 @@ class RewardSettings(Settings):
     kind: Literal["supporting_facts", "answer_contained", "llm"] = "supporting_facts"
     completion_reward: float = Field(default=1.0, gt=0)
     per_fact_reward: float = Field(default=0.0, ge=0, description="For every newly found fact (supporting_facts).")
-    penalize_extra_steps: bool = Field(default=True, description="Completion earns less after more picks.")
+    penalize_extra_steps: bool = Field(
+        default=True, description="Completion earns less after more picks (llm: with every_step)."
+    )
     terminate: bool = Field(default=False, description="End the episode at completion, not at the step limit.")
     llm: str | None = Field(default=None, description="package.module:callable that returns a chat model (llm).")
     judge: Literal["exact", "f1"] = Field(default="exact", description="Compares the LLM's answer with the known ones.")

@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from qrag_retriever.training.data import Sample, SampleSource
-from qrag_retriever.training.rewards.base import Reward
+from qrag_retriever.training.rewards.base import Reward, why_unusable
 
 _MOST_ATTEMPTS = 10_000
 _STEPS_WITHOUT_FACTS = 4
@@ -85,7 +85,7 @@ class Mixture:
             drawn = int(np.searchsorted(self._shares, random.random(), side="right"))
             task = self.tasks[min(drawn, len(self.tasks) - 1)]
             sample, limit = task.episode(int(random.choice(task.numbers)), random, self.era)
-            reason = self._reward.unusable(sample)
+            reason = why_unusable(self._reward, sample)
             if reason is None:
                 return sample, limit
             self._skipped[task.source.name, sample.id] = reason
@@ -127,7 +127,7 @@ def fixed_episodes(
             if len(chosen) == wanted:
                 break
             episode = task.episode(number, np.random.default_rng([seed, place, number]))
-            if reward is None or reward.unusable(episode[0]) is None:
+            if reward is None or why_unusable(reward, episode[0]) is None:
                 chosen[number] = episode
         episodes.append([chosen[number] for number in sorted(chosen)])
     return episodes

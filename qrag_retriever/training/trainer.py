@@ -9,6 +9,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from qrag_retriever.training.assembly import (
     warnings_of_sources,
 )
 from qrag_retriever.training.best_model import BestModel
-from qrag_retriever.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from qrag_retriever.training.checkpoint import Checkpoint, drop_newest, drop_older, read_checkpoint, write_checkpoint
 from qrag_retriever.training.data import DEFAULT_CHUNK_TOKENS
 from qrag_retriever.training.health import Health, LossGuard, diverged
 from qrag_retriever.training.logs import RunLog
@@ -58,6 +59,14 @@ class Interrupted(Exception):  # noqa: N818 - no error: the run can go on
         self.signal_number = signal_number
 
 
+@dataclass(frozen=True)
+class _Before:
+    """What an update may have changed when a reward fails in it: the stage, and chunk embeddings by name."""
+
+    stage: dict[str, Any]
+    caches: dict[str, tuple[list[str], torch.Tensor]]
+
+
 class Trainer:
     """Fine-tunes a pair of encoders as a recipe says.
 
@@ -65,6 +74,7 @@ class Trainer:
         recipe: The settings.
         output: Folder of the run: ``model/`` (the best on validation), ``checkpoints/``, ``log.jsonl``,
             ``tensorboard/`` and ``report.json``.
+        processes: This process's place among those of the run.
         state: What the next update goes on from, with the figures of every validation so far.
     """
 
@@ -92,8 +102,8 @@ class Trainer:
         self._folder = RunFolder(self.output)
         run = recipe.run
         device = choose_device(run.device)
-        self._processes = Processes.join(device)
-        self._device = self._processes.own_device(device)
+        self.processes = Processes.join(device)
+        self._device = self.processes.own_device(device)
         if device.startswith("cuda"):
             torch.cuda.set_device(self._device)
         self._reward = open_reward(recipe.reward) if reward is None else reward
@@ -117,15 +127,15 @@ class Trainer:
         self._guard = LossGuard(max(map(self._reward.most, samples)))
         self._networks = build_networks(recipe, start, samples, self._device)
         self.pair = self._networks.pair
-        if self._processes.rank:
+        if self.processes.rank:
             # Networks begin alike, dropout differs.
-            torch.manual_seed(run.seed + self._processes.rank)
+            torch.manual_seed(run.seed + self.processes.rank)
         self.state = RunState(
             recipe, self.pair, self._networks.log_temperature, self._networks.caches, self.mixture,
             [task.source for task in (*training, *validation)],
         )  # fmt: skip
-        self.stages = build_stages(recipe, self._networks, self._reward, self.mixture, self._processes)
-        self._module = self._processes.parallel(StageLoss(self.pair, self._networks.log_temperature))
+        self.stages = build_stages(recipe, self._networks, self._reward, self.mixture, self.processes)
+        self._module = self.processes.parallel(StageLoss(self.pair, self._networks.log_temperature))
         self._best = BestModel(self._folder.model, self.pair, self.validation, self.state, self.mixture.tasks, run.keep)
         if recipe.validation and not len(self.validation):
             raise RecipeError(
@@ -134,7 +144,7 @@ class Trainer:
             )
         self._watch = Stopwatch()
         self._health = Health()
-        self._signals = StopSignals(tell=self._processes.is_first)
+        self._signals = StopSignals(tell=self.processes.is_first)
         self._was_finished = False
 
     def fit(self, resume: bool = False) -> QRAGModel:
@@ -159,7 +169,7 @@ class Trainer:
         try:
             # The first process looks for all of them, with other runs locked out: what there is must not change between
             # two looks.
-            there = self._processes.from_first(self._folder.take(resume) if self._processes.is_first else Found())
+            there = self.processes.from_first(self._folder.take(resume) if self.processes.is_first else Found())
             if there.error is not None:
                 raise there.error
             if there.report is not None:
@@ -170,14 +180,14 @@ class Trainer:
                 self._fit(there.checkpoint, resume)
         finally:
             self._folder.release()
-        self._processes.wait()
+        self.processes.wait()
         return QRAGModel.from_pretrained(self._folder.model, device=self.recipe.run.device)
 
     def _fit(self, found: Path | None, resume: bool) -> None:
-        checkpoint = None if found is None else read_checkpoint(found, self._processes)
+        checkpoint = None if found is None else read_checkpoint(found, self.processes)
         first = 0 if checkpoint is None else self.state.restore_shared(checkpoint)
         log = RunLog(
-            self.output, self.recipe.run.tensorboard, silent=not self._processes.is_first,
+            self.output, self.recipe.run.tensorboard, silent=not self.processes.is_first,
             go_on_at=None if checkpoint is None else self.state.step,
         )  # fmt: skip
         try:
@@ -185,7 +195,7 @@ class Trainer:
                 log.say("no checkpoint to go on from; a new run begins" if found is None else f"going on from {found}")
             for warning in self._warnings:
                 log.say(f"warning: {warning}")
-            if self._processes.from_first(self.state.best["step"] >= 0 and not self._folder.has_model):
+            if self.processes.from_first(self.state.best["step"] >= 0 and not self._folder.has_model):
                 log.say(f"warning: the best model so far is not in {self._folder.model} any more; the next one is kept")
                 self.state.forget_best()
             with self._signals.handled():
@@ -196,7 +206,7 @@ class Trainer:
     @property
     def is_first_process(self) -> bool:
         """Whether this process, of those of the run, is the one that tells what happens."""
-        return self._processes.is_first
+        return self.processes.is_first
 
     @property
     def warnings(self) -> Sequence[str]:
@@ -209,7 +219,7 @@ class Trainer:
         # the interpreter's lock in its hands, for which they may be waiting (pytorch's issue 56297).
         self.__dict__.pop("_module", None)
         gc.collect()
-        self._processes.leave()
+        self.processes.leave()
 
     def closing_words(self) -> str:
         """Say where the model is and how to use it."""
@@ -230,7 +240,7 @@ class Trainer:
         for number in range(first, len(self.stages)):
             resumed = checkpoint if number == first else None
             self._run_stage(number, log, resumed)
-        if self._processes.is_first and (self.state.best["step"] < 0 or not self._folder.has_model):
+        if self.processes.is_first and (self.state.best["step"] < 0 or not self._folder.has_model):
             self._best.save({})
         self._write_report(log)
 
@@ -248,8 +258,10 @@ class Trainer:
         last_written = time.monotonic()
         log.begin(stage.name, done, stage.num_updates)
         while done < stage.num_updates and not self._out_of_patience(stage):
-            with self._stopping(stage, number, done, optimizer, stage.state()):
+            with self._stopping(stage, number, done, optimizer, self._before_update(stage)):
                 self._update(stage, done, optimizer, log)
+            if self.processes.is_first:
+                drop_older(self.output)
             if self.state.step % _TRIMMED_UPDATES == 0:
                 release_free_memory()
             done += 1
@@ -258,8 +270,8 @@ class Trainer:
                 if self._is_due(stage, done):
                     self._validate(stage, log)
             due = time.monotonic() - last_written > 60 * run.checkpoint_minutes
-            stop = self._processes.any(self._signals.noted is not None)
-            if self._processes.any(due) or stop:
+            stop = self.processes.any(self._signals.noted is not None)
+            if self.processes.any(due) or stop:
                 path = self._write_checkpoint(number, done, stage, optimizer)
                 last_written = time.monotonic()
                 if stop:
@@ -286,8 +298,8 @@ class Trainer:
             last = part == stage.accumulate - 1
             parts.append({})
             module: Any = self._module
-            with module.no_sync() if self._processes.size > 1 and not last else contextlib.nullcontext():
-                loss: Any = module(stage, done, self._watch, parts[-1])
+            with module.no_sync() if self.processes.size > 1 and not last else contextlib.nullcontext():
+                loss = self._loss(module, stage, done, parts[-1])
                 self._guard.check_loss(float(loss.detach()), stage.name)
                 with self._watch("backward"):
                     (loss / stage.accumulate).backward()
@@ -308,10 +320,21 @@ class Trainer:
         for warning in self._health.update(figures) if "td_loss" in figures else ():
             log.say(warning)
 
+    def _loss(self, module: Any, stage: Stage, done: int, figures: dict[str, float]) -> Any:
+        """Make a loss; where the reward fails in one process, it fails in all, which then can write a checkpoint."""
+        loss, failure = None, None
+        try:
+            loss = module(stage, done, self._watch, figures)
+        except RewardError as error:
+            failure = error
+        if self.processes.any(failure is not None):
+            raise failure or RewardError("the reward has failed in another process")
+        return loss
+
     @contextlib.contextmanager
     def _stopping(
         self, stage: Stage, number: int, done: int, optimizer: torch.optim.Optimizer,
-        before: dict[str, Any] | None = None,
+        before: _Before | None = None,
     ) -> Iterator[None]:  # fmt: skip
         """Say what to do where an update or a validation fails; where the reward did, leave a checkpoint.
 
@@ -320,19 +343,22 @@ class Trainer:
             number: Its place.
             done: Its updates so far.
             optimizer: Its optimiser.
-            before: Its state before the update, which the checkpoint is of; None: the state as it is.
+            before: What the update changes before it is done, as it was: the checkpoint is of that. None: as it is.
         """
         try:
             yield
         except DivergedError as error:
+            if self.processes.is_first:
+                # Its weights have led straight to this.
+                drop_newest(self.output, self.state.step)
             kept = self._folder.model if self.state.best["step"] >= 0 else None
             what = f"{error} at update {self.state.step}"
             raise DivergedError(diverged(what, kept, at_once=self.state.step == 0)) from error
         except RewardError as error:
-            if self._processes.size > 1:
-                raise  # the others are in the middle of it
             if before is not None:
-                stage.restore(before)
+                stage.restore(before.stage)
+                for name, cache in before.caches.items():
+                    self._networks.caches[name].restore(*cache)
             path = self._write_checkpoint(number, done, stage, optimizer)
             raise RewardError(f"{error}; go on with --resume from {path}") from error
         except RuntimeError as error:
@@ -345,9 +371,14 @@ class Trainer:
                 "the last checkpoint stands"
             ) from error
 
+    def _before_update(self, stage: Stage) -> _Before:
+        # Of several rollouts the first leave their embeddings in the caches.
+        caches = self._networks.caches if stage.accumulate > 1 else {}
+        return _Before(stage.state(), {name: cache.state() for name, cache in caches.items()})
+
     def _write_checkpoint(self, number: int, done: int, stage: Stage, optimizer: torch.optim.Optimizer) -> Path:
-        state = self.state.checkpoint(number, done, stage, optimizer, self._processes.size)
-        return write_checkpoint(self.output, self.state.step, state, self._processes)
+        state = self.state.checkpoint(number, done, stage, optimizer, self.processes.size)
+        return write_checkpoint(self.output, self.state.step, state, self.processes)
 
     def _new_era(self) -> None:
         self.mixture.era = self.state.step // self.recipe.run.refresh_updates
@@ -358,11 +389,18 @@ class Trainer:
         """Measure on validation in the first process; all of them know the outcome, and decide alike by it."""
         if not len(self.validation):
             return
-        if self._processes.is_first:
-            with self._watch("validation"):
-                self._best.measure(stage, log)
+        failure: RewardError | None = None
+        if self.processes.is_first:
+            try:
+                with self._watch("validation"):
+                    self._best.measure(stage, log)
+            except RewardError as error:
+                failure = error
             self._watch.shares()
-        self.state.history, self.state.best = self._processes.from_first((self.state.history, self.state.best))
+        known = self.state.history, self.state.best, None if failure is None else str(failure)
+        self.state.history, self.state.best, failed = self.processes.from_first(known)
+        if failed is not None:
+            raise failure or RewardError(failed)
 
     def _out_of_patience(self, stage: Stage) -> bool:
         patience = stage.patience_updates
@@ -375,12 +413,12 @@ class Trainer:
         return bool(int(own[-1]["step"]) - int(best["step"]) >= patience)
 
     def _write_report(self, log: RunLog) -> None:
-        skipped = Counter(self._processes.gathered(list(self.mixture.skipped.elements())))
+        skipped = Counter(self.processes.gathered(list(self.mixture.skipped.elements())))
         spent = self.state.spent()
-        spent["processor_seconds"] = sum(self._processes.gathered([spent["processor_seconds"]]))
+        spent["processor_seconds"] = sum(self.processes.gathered([spent["processor_seconds"]]))
         for reason, count in skipped.items():
             log.say(f"{count} questions were left out, because {reason}")
-        if self._processes.is_first:
+        if self.processes.is_first:
             report = {
                 **spent,
                 "recipe": self.recipe.model_dump(),
@@ -389,6 +427,7 @@ class Trainer:
                 "skipped_samples": dict(skipped),
             }
             self._folder.write_report(report)
+            drop_older(self.output)
 
     def one_update(self, stage: Stage) -> float:
         """Carry out the first update of a stage and return the seconds it took; for estimates, changes the weights."""

@@ -4,8 +4,8 @@ The warm start of a recipe runs to its end, or until validation has not improved
 last model go two branches of equally many updates with the same learning rates: the warm start goes on, or PQN takes
 over. The last model of each is measured, not the best, so that nothing is won by choosing; all on the same test
 questions. Differences are paired, with 95% bootstrap intervals over questions and seeds. PQN has no imitation beside
-it, so that what is gained is gained by reinforcement (``--imitation`` keeps some on; ``--num-envs``, ``--alpha`` and
-``--num-alternatives`` are the recipe's unless given). ``--num-chunks`` gives both branches documents of another length.
+it, so that what is gained is gained by reinforcement (``--imitation`` keeps some on; ``--num-envs``, ``--alpha``,
+``--num-alternatives`` and ``--fresh-chunks`` are the recipe's unless given). ``--num-chunks`` gives both branches documents of another length.
 
     python training/experiments/rl_gain.py --data DATA --output runs/rl-gain --task 3
 """
@@ -24,7 +24,7 @@ STAGES = ("warm start", "more warm start", "PQN")
 def main() -> None:
     chosen = options(
         __doc__, task=3, lengths="4k,128k", num_samples=500, warm_updates=0, patience=100, updates=100,
-        learning_rate=1e-4, imitation=0.0, num_envs=0, alpha=0.0, num_alternatives=0, num_chunks=0,
+        learning_rate=1e-4, imitation=0.0, num_envs=0, alpha=0.0, num_alternatives=0, fresh_chunks=0, num_chunks=0,
     )  # fmt: skip
     settings = read_recipe(RECIPES / f"babilong-qa{chosen.task}.toml").model_dump()
     noise = noise_of_test(chosen.data)
@@ -59,7 +59,11 @@ def branches(chosen: Any, settings: dict[str, Any], seed: int) -> list[dict[str,
     warm = run({**settings, **stages, "run": common}, chosen.data, chosen.output / f"warm-{seed}")
     schedule = {"num_updates": chosen.updates, "learning_rate": chosen.learning_rate, "warmup_updates": 5}
     nothing = {"num_updates": 0}
-    own = {name: value for name in ("num_envs", "alpha", "num_alternatives") if (value := getattr(chosen, name))}
+    own = {
+        name: value
+        for name in ("num_envs", "alpha", "num_alternatives", "fresh_chunks")
+        if (value := getattr(chosen, name))
+    }
     ways = {
         "more": ({**settings["warm_start"], **schedule}, {**settings["pqn"], **nothing}),
         "pqn": (

@@ -7,10 +7,12 @@ cut from the training data by story, gold title, article or book.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from qrag_retriever.json_lines import nearest
 from qrag_retriever.training.data import SampleSource
@@ -69,35 +71,50 @@ class DatasetSource(SampleSource, Protocol):
     default_step_limit: int
 
 
-def _babilong(task: int) -> Callable[..., DatasetSource]:
+@dataclass(frozen=True)
+class _Loader:
+    """Opens a source; the options are what its class takes by name alone.
+
+    Attributes:
+        made: The class.
+        load: Makes one from folder, split and options; None: the class itself.
+        renamable: Whether there is the option ``rename``: training questions under other names (`RenamedPassages`).
+    """
+
+    made: type[Any]
+    load: Callable[..., Any] | None = None
+    renamable: bool = False
+
+    @property
+    def options(self) -> list[str]:
+        parameters = inspect.signature(self.made).parameters.values()
+        return [one.name for one in parameters if one.kind is one.KEYWORD_ONLY] + ["rename"] * self.renamable
+
+    def __call__(self, folder: str | Path, split: Split, **options: Any) -> DatasetSource:
+        rename = self.renamable and options.pop("rename", False)
+        source: DatasetSource = (self.load or self.made)(folder, split, **options)
+        return RenamedPassages(cast("FixedQuestions", source)) if rename and split == "train" else source
+
+
+def _babilong(task: int) -> Callable[..., BabiLong]:
     return lambda folder, split, **options: BabiLong(folder, task, split, **options)
 
 
-def _renamable(load: Callable[..., FixedQuestions]) -> Callable[..., DatasetSource]:
-    """Let a loader take the option ``rename``: training questions under other names (`RenamedPassages`)."""
-
-    def opened(folder: str | Path, split: Split, *, rename: bool = False, **options: Any) -> DatasetSource:
-        source = load(folder, split, **options)
-        return RenamedPassages(source) if rename and split == "train" else source
-
-    return opened
-
-
-# Name -> a loader that takes the folder, the split and the options of its class.
-SOURCES: dict[str, Callable[..., DatasetSource]] = {
-    **{f"babilong-qa{task}": _babilong(task) for task in range(1, 6)},
-    **{name: partial(Niah, name) for name in NIAH_TASKS},
-    "ruler-qa-1": Squad,
-    "ruler-qa-2": RulerHotpot,
-    "hotpotqa": _renamable(partial(WikiQuestions, "hotpotqa")),
-    "musique": _renamable(MuSiQue),
-    "2wiki": _renamable(partial(WikiQuestions, "2wiki")),
-    "2wiki-open": TwoWikiOpen,
-    "2wiki-made": TwoWikiMade,
-    "hotpotqa-made": HotpotMade,
-    "musique-made": MuSiQueMade,
-    "books-cloze": BookCloze,
-    "relations-made": lambda _folder, split, **options: MadeRelations(split, **options),
+# Name -> a loader that takes the folder, the split and options.
+SOURCES: dict[str, _Loader] = {
+    **{f"babilong-qa{task}": _Loader(BabiLong, _babilong(task)) for task in range(1, 6)},
+    **{name: _Loader(Niah, partial(Niah, name)) for name in NIAH_TASKS},
+    "ruler-qa-1": _Loader(Squad),
+    "ruler-qa-2": _Loader(RulerHotpot),
+    "hotpotqa": _Loader(WikiQuestions, partial(WikiQuestions, "hotpotqa"), renamable=True),
+    "musique": _Loader(MuSiQue, renamable=True),
+    "2wiki": _Loader(WikiQuestions, partial(WikiQuestions, "2wiki"), renamable=True),
+    "2wiki-open": _Loader(TwoWikiOpen),
+    "2wiki-made": _Loader(TwoWikiMade),
+    "hotpotqa-made": _Loader(HotpotMade),
+    "musique-made": _Loader(MuSiQueMade),
+    "books-cloze": _Loader(BookCloze),
+    "relations-made": _Loader(MadeRelations, lambda _folder, split, **options: MadeRelations(split, **options)),
 }
 
 
@@ -121,4 +138,8 @@ def open_source(name: str, folder: str | Path, split: Split = "train", **options
     """
     if name not in SOURCES:
         raise ValueError(f"there is no source {name!r}{nearest(name, SOURCES)}; there are {', '.join(SOURCES)}")
+    known = SOURCES[name].options
+    for option in options:
+        if option not in known:
+            raise TypeError(f"{name} has no option {option!r}{nearest(option, known)}; there are {', '.join(known)}")
     return SOURCES[name](folder, split, **options)

@@ -108,6 +108,8 @@ def text_of(response: Any) -> str | None:
     if isinstance(response, Exception):
         return None
     content = getattr(response, "content", response)  # LangChain's messages
+    if content == "" and getattr(response, "tool_calls", None):
+        return None
     if isinstance(content, list):
         blocks = [block.get("text") if isinstance(block, dict) else block for block in content]
         texts = [block for block in blocks if isinstance(block, str)]

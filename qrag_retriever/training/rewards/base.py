@@ -69,7 +69,7 @@ def judged(reward: Reward, outcomes: Sequence[Outcome]) -> list[Feedback]:
     """Ask a reward, and check what it answers.
 
     Raises:
-        RewardError: If it fails, does not answer each outcome, or pays what is no number of at least 0.
+        RewardError: If it fails, does not answer each outcome, or pays what is no number from 0 to its ``most``.
     """
     name = f"{type(reward).__name__}.judge"
     try:
@@ -81,12 +81,31 @@ def judged(reward: Reward, outcomes: Sequence[Outcome]) -> list[Feedback]:
     if len(feedback) != len(outcomes):
         raise RewardError(f"{name} returned {len(feedback)} feedbacks for {len(outcomes)} outcomes")
     for outcome, found in zip(outcomes, feedback, strict=True):
+        if not isinstance(found, Feedback):
+            raise RewardError(f"{name} returned {found!r} for sample {outcome.sample.id!r}; expected a Feedback")
         if not (math.isfinite(found.reward) and found.reward >= 0):
             raise RewardError(
                 f"{name} paid {found.reward} for sample {outcome.sample.id!r}, picks {list(outcome.picked)}; expected "
                 "a finite number of at least 0"
             )
+        if found.reward > (most := reward.most(outcome.sample)) * (1 + 1e-6):
+            raise RewardError(
+                f"{name} paid {found.reward} for sample {outcome.sample.id!r}, and most() says that an episode can "
+                f"have {most}; values are clipped to that, so it must be true"
+            )
     return feedback
+
+
+def why_unusable(reward: Reward, sample: Sample) -> str | None:
+    """Ask a reward whether it can judge a sample.
+
+    Raises:
+        RewardError: If it fails.
+    """
+    try:
+        return reward.unusable(sample)
+    except Exception as error:
+        raise RewardError(f"{type(reward).__name__}.unusable failed: {type(error).__name__}: {error}") from error
 
 
 def check_amounts(**amounts: float) -> None:

@@ -27,6 +27,9 @@ Passages:
 Question: {question}
 Answer:"""
 
+_THRESHOLDS = {"exact": 1.0, "f1": 0.5}
+# A model may have nothing to say to a prompt, but hardly to so many in a row.
+_MOST_EMPTY = 32
 _MEASURES = {"exact": exact_match, "f1": f1}
 _PLACES = ("{passages}", "{question}")
 
@@ -47,12 +50,13 @@ class LLMAnswerReward:
         llm: Any,
         judge: Judge = "exact",
         *,
-        threshold: float | None = 0.5,
+        threshold: float | Literal["auto"] | None = "auto",
         prompt: str = DEFAULT_PROMPT,
         batch_size: int = 16,
         cache_size: int = 10_000,
         every_step: bool = False,
         reward: float = 1.0,
+        penalize_extra_steps: bool = False,
         terminate: bool = False,
         max_retries: int = 2,
         retry_wait_seconds: float = 1.0,
@@ -64,14 +68,17 @@ class LLMAnswerReward:
                 threads at once; ``batch_size=1`` avoids that.
             judge: How its answer is compared with the known ones: "exact" match or "f1" of the words, both normalised
                 as SQuAD's evaluation does; see `answer_text.answer_score` for several answers.
-            threshold: Score from which an answer is right and earns the whole reward; None pays in proportion to the
-                score (not with ``every_step``).
+            threshold: Score from which an answer is right and earns the whole reward; "auto": 1.0 for "exact", so that
+                every known answer has to be there and nothing else, 0.5 for "f1". None pays in proportion to the score
+                (not with ``every_step``).
             prompt: What the model is asked, with the places ``{passages}`` and ``{question}``. The passages are the
                 picked chunks, in document order in document mode, in the order of picking otherwise.
             batch_size: Most prompts put to the model at the same time.
             cache_size: Answers kept, the least recently used go first; 0 keeps none.
             every_step: Whether to ask after every pick.
             reward: What a right answer earns.
+            penalize_extra_steps: Whether it is multiplied by ``0.5 + 0.5 / |picked|`` (with ``every_step``; else all
+                episodes are as long as they may be).
             terminate: Whether a right answer ends the episode (with ``every_step``).
             max_retries: How often a prompt is put again after a failure.
             retry_wait_seconds: Wait before the first retry; it doubles each time.
@@ -81,6 +88,7 @@ class LLMAnswerReward:
             ValueError: If a setting is out of range, or the prompt lacks a place.
         """
         ask_method(llm)
+        threshold = _THRESHOLDS.get(judge) if threshold == "auto" else threshold
         _check(judge, threshold, prompt, every_step)
         check_at_least_one(batch_size=batch_size)
         check_amounts(
@@ -93,7 +101,9 @@ class LLMAnswerReward:
         self.cache_size = cache_size
         self.every_step = every_step
         self.reward = reward
+        self.penalize_extra_steps = penalize_extra_steps and every_step
         self.terminate = terminate
+        self._empty_in_a_row = 0
         self.num_calls = 0
         self.num_cache_hits = 0
         self._measure = _MEASURES[judge]
@@ -142,12 +152,15 @@ class LLMAnswerReward:
             first_right |= {i: num_picked for i, score in zip(asked, scores, strict=True) if self._paid_share(score)}
         return [
             Feedback(
-                self.reward if first_right.get(i) == len(outcome.picked) else 0.0,
+                self._paid_after(len(outcome.picked)) if first_right.get(i) == len(outcome.picked) else 0.0,
                 ends=self.terminate and i in first_right,
                 settled=i in first_right,
             )
             for i, outcome in enumerate(outcomes)
         ]
+
+    def _paid_after(self, num_picked: int) -> float:
+        return self.reward * (0.5 + 0.5 / num_picked if self.penalize_extra_steps else 1.0)
 
     def _paid_share(self, score: float) -> float:
         return score if self.threshold is None else float(score >= self.threshold)
@@ -214,6 +227,12 @@ class LLMAnswerReward:
         return text
 
     def _keep(self, prompt: str, answer: str) -> str:
+        self._empty_in_a_row = 0 if answer.strip() else self._empty_in_a_row + 1
+        if self._empty_in_a_row >= _MOST_EMPTY:
+            raise RewardError(
+                f"{type(self.llm).__name__} has answered {_MOST_EMPTY} questions in a row with an empty text; its "
+                "limit of tokens may be too small, or a filter takes its answers away"
+            )
         self._cache[prompt] = answer
         while len(self._cache) > self.cache_size:
             self._cache.popitem(last=False)
