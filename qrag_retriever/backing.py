@@ -6,7 +6,7 @@ All backings answer the same calls; the caller sees to it that one thread makes 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -15,12 +15,16 @@ import numpy as np
 from qrag_retriever.errors import IndexFolderError, UnknownIdError
 from qrag_retriever.layout import Key, Layout
 from qrag_retriever.mapped_vectors import MappedVectors
-from qrag_retriever.records import Record
+from qrag_retriever.records import DOCUMENT_KEY, Record, document_of
 from qrag_retriever.scan.growing import GrowingArray
 from qrag_retriever.sources import FolderSource, MemorySource
 from qrag_retriever.storage import IndexFolder
 from qrag_retriever.transaction import FolderSettings
 from qrag_retriever.view import Geometry, IndexView, Source
+
+Choice = Callable[[Layout, Callable[[], set[str]]], list[int]]
+"""Chooses the chunks to delete from a version's layout and from what returns the ids that were ever deleted: within
+the change, so that nothing that others have added meanwhile is missed."""
 
 
 class MemoryBacking:
@@ -41,9 +45,9 @@ class MemoryBacking:
         replaced, keys = view.layout.place(records)
         return self._changed(view, replaced, records, keys, vectors)
 
-    def delete(self, view: IndexView, ids: Sequence[str]) -> tuple[IndexView, list[str]]:
+    def delete(self, view: IndexView, choose: Choice) -> tuple[IndexView, list[str]]:
         """Delete records; returns the version without them, and the ids that were deleted now."""
-        removed = known_chunks(view.layout, ids, self._deleted)
+        removed = choose(view.layout, self.deleted_ids)
         gone = [view.layout.ids[chunk] for chunk in removed]
         successor = self._changed(view, removed, [], [], np.empty((0, view.geometry.dim), np.float32))
         self._deleted.update(gone)
@@ -131,14 +135,18 @@ class StoredBacking(ABC):
 
     def reopened(self, geometry: Geometry) -> IndexView:
         """Take over what other processes have changed."""
+        self.settings, view = self._reread(geometry)
+        return view
+
+    def _reread(self, geometry: Geometry) -> tuple[Any, IndexView]:
+        """Read what other processes have changed."""
         fresh, layout, source = self._read()
         if fresh.dim != geometry.dim or fresh.mode != geometry.mode:
             raise self.error(f"the index {self.location} was rebuilt as another kind of index; load it again")
         known, found = ((s.model or {}).get("fingerprint") for s in (self.settings, fresh))
         if known != found:
             raise self.error(f"the index {self.location} was rebuilt with another model; load it again")
-        self.settings = fresh
-        return IndexView(geometry, layout, source)
+        return fresh, IndexView(geometry, layout, source)
 
     def deleted_ids(self) -> set[str]:
         """Return the ids that were ever deleted."""
@@ -156,12 +164,11 @@ class StoredBacking(ABC):
         self.settings = transaction.settings
         return self._successor(view, layout, pinned, vectors, origin)
 
-    def delete(self, view: IndexView, ids: Sequence[str]) -> tuple[IndexView, list[str]]:
+    def delete(self, view: IndexView, choose: Choice) -> tuple[IndexView, list[str]]:
         """Delete records; returns the version without them, and the ids that were deleted now."""
         with self._store.writing() as transaction:
             view = self._caught_up(view, transaction.settings)
-            absent = any(view.layout.find(id_) is None for id_ in ids)
-            removed = known_chunks(view.layout, ids, self.deleted_ids() if absent else set())
+            removed = choose(view.layout, self.deleted_ids)
             transaction.invalidate(view.layout.rows[removed])
             pinned = self._pin(transaction.settings)
         self.settings = transaction.settings
@@ -171,8 +178,11 @@ class StoredBacking(ABC):
         return self._successor(view, layout, pinned, nothing, origin), gone
 
     def _caught_up(self, view: IndexView, settings: StoredSettings) -> IndexView:
-        """Take over other processes' changes before making one's own."""
-        return view if settings.revision == self.settings.revision else self.reopened(view.geometry)
+        """Return the version to change: with what other processes have changed.
+
+        It is nobody's yet: should the change fail, the index stays at its version and ``self.settings`` at that one's.
+        """
+        return view if settings.revision == self.settings.revision else self._reread(view.geometry)[1]
 
 
 class FolderBacking(StoredBacking):
@@ -223,14 +233,32 @@ def _read_folder(folder: IndexFolder) -> tuple[FolderSettings, Layout, FolderSou
     return settings, layout, FolderSource(folder, settings.generation, vectors, layout.rows)
 
 
-def known_chunks(layout: Layout, ids: Sequence[str], deleted_before: set[str]) -> list[int]:
-    """Return the chunk ids of ids; those deleted before are passed over.
+def with_ids(ids: Sequence[str], is_strict: bool = True) -> Choice:
+    """Choose chunks by their ids; those deleted before are passed over.
 
-    Raises:
-        UnknownIdError: If an id is not, and never was, in the index.
+    Args:
+        ids: The ids.
+        is_strict: Whether one that is not, and never was, in the index is an `UnknownIdError`; else it is passed over.
     """
-    found = {id_: layout.find(id_) for id_ in ids}
-    unknown = [id_ for id_ in ids if found[id_] is None and id_ not in deleted_before]
-    if unknown:
-        raise UnknownIdError(f"unknown ids: {unknown[:5]} ({len(unknown)} in all); nothing was deleted")
-    return [chunk for id_ in ids if (chunk := found[id_]) is not None]
+
+    def choose(layout: Layout, deleted_before: Callable[[], set[str]]) -> list[int]:
+        found = {id_: layout.find(id_) for id_ in ids}
+        absent = [id_ for id_ in ids if found[id_] is None] if is_strict else []
+        known = deleted_before() if absent else set()
+        if unknown := [id_ for id_ in absent if id_ not in known]:
+            raise UnknownIdError(f"unknown ids: {unknown[:5]} ({len(unknown)} in all); nothing was deleted")
+        return [chunk for id_ in ids if (chunk := found[id_]) is not None]
+
+    return choose
+
+
+def of_document(document_id: Any) -> Choice:
+    """Choose a document's chunks; `UnknownIdError` if no chunk belongs to it."""
+
+    def choose(layout: Layout, _deleted_before: Callable[[], set[str]]) -> list[int]:
+        members = layout.chunks_of_document.get(document_of({DOCUMENT_KEY: document_id}) or "")
+        if members is None:
+            raise UnknownIdError(f"no chunk belongs to the document {document_id!r}")
+        return [int(chunk) for chunk in members]
+
+    return choose

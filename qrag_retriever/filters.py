@@ -5,6 +5,8 @@ LlamaIndex objects are recognised by their attributes, so that no framework is i
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
@@ -47,6 +49,7 @@ Filters = Mapping[str, Any] | Callable[[dict[str, Any]], object] | LikeMetadataF
 a callable from metadata to bool. ``document_id`` names the chunk's document in all of them."""
 
 _SEVERAL = (list, tuple, set, frozenset)
+_NESTED = (dict, list, set)
 
 
 def compile_filters(filters: Any) -> Predicate:
@@ -57,7 +60,7 @@ def compile_filters(filters: Any) -> Predicate:
         ValueError: If an operator or a condition is unknown.
     """
     if callable(filters):
-        return lambda metadata: bool(filters(metadata))
+        return _asked_of(filters)
     if isinstance(filters, Mapping):
         tests = [_equals(str(key), value) for key, value in filters.items()]
         return lambda metadata: all(test(metadata) for test in tests)
@@ -66,6 +69,20 @@ def compile_filters(filters: Any) -> Predicate:
     if hasattr(filters, "key") and hasattr(filters, "operator"):
         return _compile_one(filters)
     raise TypeError(f"expected filters as MetadataFilters, a dict or a callable, got {type(filters).__name__}")
+
+
+def _asked_of(function: Callable[[dict[str, Any]], object]) -> Predicate:
+    """Ask a user's function, which gets a copy of the metadata: no search changes the index."""
+
+    def ask(metadata: Mapping[str, Any]) -> bool:
+        answer = function({key: copy.deepcopy(v) if isinstance(v, _NESTED) else v for key, v in metadata.items()})
+        if inspect.isawaitable(answer):
+            if inspect.iscoroutine(answer):
+                answer.close()
+            raise TypeError(f"a filter must be a plain function that answers at once, got a {type(answer).__name__}")
+        return bool(answer)
+
+    return ask
 
 
 def single_document(filters: Any) -> str | None:
@@ -86,12 +103,17 @@ def single_document(filters: Any) -> str | None:
 def filters_key(filters: Any) -> str | None:
     """Return what filters say, as a key of a cache; None where that cannot be told (callables, foreign objects)."""
     try:
-        if hasattr(filters, "model_dump_json"):
-            return str(filters.model_dump_json())
+        said = filters.model_dump() if hasattr(filters, "model_dump") else filters
         # JSON writes a key that is no string in other words than a filter does.
-        return json.dumps(filters, sort_keys=True) if all(isinstance(key, str) for key in filters) else None
+        return json.dumps(said, sort_keys=True) if _has_plain_keys(said) else None
     except (TypeError, ValueError, RecursionError):
         return None
+
+
+def _has_plain_keys(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _has_plain_keys(inner) for key, inner in value.items())
+    return not isinstance(value, (list, tuple)) or all(map(_has_plain_keys, value))
 
 
 def _one_document(value: Any) -> str | None:

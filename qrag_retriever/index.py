@@ -12,14 +12,14 @@ from typing import Any, Literal
 import numpy as np
 
 from qrag_retriever.backends.kinds import Backend
-from qrag_retriever.backing import FolderBacking, MemoryBacking, StoredBacking
+from qrag_retriever.backing import Choice, FolderBacking, MemoryBacking, StoredBacking, of_document, with_ids
 from qrag_retriever.batching import Batcher
 from qrag_retriever.checks import check_at_least_one, check_list, check_text, size_in_bytes
 from qrag_retriever.config import Mode, QRAGConfig
 from qrag_retriever.devices import Dtype
 from qrag_retriever.engines.base import Engine
 from qrag_retriever.engines.opening import open_engine
-from qrag_retriever.errors import IndexFolderError, UnknownIdError
+from qrag_retriever.errors import IndexFolderError
 from qrag_retriever.index_model import IndexModel, ModelLike, check_dim, embed, resolve_model
 from qrag_retriever.layout import Layout
 from qrag_retriever.model import QRAGModel
@@ -520,11 +520,12 @@ class ChunkIndex:
             self._view = self._backing.add(self._view, records, vectors)
         return [record.id for record in records]
 
-    def delete(self, ids: Sequence[str]) -> list[str]:
+    def delete(self, ids: Sequence[str], *, ignore_unknown: bool = False) -> list[str]:
         """Delete chunks; the ranks behind them close up.
 
         Args:
             ids: Ids in the index. One that was deleted before is passed over, so that a clean-up can be repeated.
+            ignore_unknown: Whether one that never was in the index is passed over too.
 
         Returns:
             The ids that were deleted now.
@@ -533,18 +534,23 @@ class ChunkIndex:
             UnknownIdError: If an id never was in the index; then nothing is deleted.
         """
         check_list(ids, "ids")
-        wanted = list(dict.fromkeys(ids))
+        return self._delete(with_ids(list(dict.fromkeys(ids)), not ignore_unknown))
+
+    def _delete(self, choose: Choice) -> list[str]:
         with self._lock:
-            self._view, gone = self._backing.delete(self._view, wanted)
+            self._view, gone = self._backing.delete(self._view, choose)
         return gone
 
     def delete_document(self, document_id: str) -> list[str]:
-        """Delete all chunks of a document; returns their ids.
+        """Delete all chunks of a document, also those that other processes have added; returns their ids.
+
+        Args:
+            document_id: As metadata has it: a text, or a number, path or UUID.
 
         Raises:
             UnknownIdError: If no chunk belongs to it.
         """
-        return self.delete(self.ids_of_document(document_id))
+        return self._delete(of_document(document_id))
 
     def ids_of_document(self, document_id: str) -> list[str]:
         """Return the ids of a document's chunks, in order.
@@ -553,10 +559,7 @@ class ChunkIndex:
             UnknownIdError: If no chunk belongs to it.
         """
         layout = self._view.layout
-        members = layout.chunks_of_document.get(document_id)
-        if members is None:
-            raise UnknownIdError(f"no chunk belongs to the document {document_id!r}")
-        return [layout.ids[i] for i in members]
+        return [layout.ids[i] for i in of_document(document_id)(layout, set)]
 
     def refresh(self) -> None:
         """Take over what other processes have added or deleted since this index was loaded."""

@@ -38,6 +38,13 @@ class Record:
     node: dict[str, Any] | None = None
     embedded_text: str | None = None
 
+    def __post_init__(self) -> None:
+        """Turn subclasses of str (numpy's, say) into str itself: they may write themselves otherwise."""
+        for name in ("id", "text", "document_id"):
+            value = getattr(self, name)
+            if isinstance(value, str) and type(value) is not str:
+                object.__setattr__(self, name, str.__str__(value))
+
     def filter_view(self) -> Mapping[str, Any]:
         """Return the metadata as filters see it: ``document_id`` names the chunk's document."""
         if self.document_id is None or self.metadata.get(DOCUMENT_KEY) == self.document_id:

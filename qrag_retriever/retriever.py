@@ -309,7 +309,9 @@ class _Settings(BaseModel):
 
     def save(self, path: str | Path) -> None:
         """Write the index and this retriever's settings to a folder; see `ChunkIndex.save`. Filters are not saved."""
-        self.index.save(path, {name: getattr(self, name) for name in _SAVED})
+        # Fields may be set to anything later, numbers of numpy for example.
+        checked = _Settings(index=self.index, **{name: getattr(self, name) for name in _SAVED})
+        self.index.save(path, {name: getattr(checked, name) for name in _SAVED})
 
     def persist(self, path: str | Path) -> None:
         """LlamaIndex's name for `save`."""
@@ -552,9 +554,10 @@ class QRAGRetriever(_Settings, LangChainSide, LlamaIndexSide):
     __str__ = __repr__
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> QRAGRetriever:
-        """Copy the settings; share the index and the callback manager, whose handlers may hold locks."""
+        """Copy the settings; share the index, and what is alive and may hold locks: objects, callback handlers."""
         shared = {} if memo is None else memo
-        shared[id(self.callback_manager)] = self.callback_manager
+        for alive in (self.callback_manager, *self.object_map.values()):
+            shared[id(alive)] = alive
         return super().__deepcopy__(shared)
 
     def __getstate__(self) -> dict[Any, Any]:

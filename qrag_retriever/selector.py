@@ -354,7 +354,10 @@ class MultiStepSelector:
             return None
         state = np.asarray(state, np.float32)
         if state.shape != (self.index.dim,):
-            raise ValueError(f"expected a state embedding of shape ({self.index.dim},), got {state.shape}")
+            raise ValueError(
+                f"expected a state embedding of shape ({self.index.dim},), got {state.shape}; if another retriever has "
+                "left it in a QueryBundle, give this one a bundle of its own"
+            )
         if not np.isfinite(state).all():
             raise ValueError("the given state embedding has NaN or infinite values")
         return state

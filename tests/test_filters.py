@@ -16,7 +16,7 @@ from llama_index.core.vector_stores.types import (
 )
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
-from qrag_retriever.filters import compile_filters, single_document
+from qrag_retriever.filters import compile_filters, filters_key, single_document
 from qrag_retriever.index import ChunkIndex
 from qrag_retriever.records import Record, records_from_texts
 from tests.toy_model import ToyModel
@@ -272,3 +272,34 @@ def test_a_set_of_values_may_meet_a_list_in_the_metadata() -> None:
     assert not compile_filters({"tags": {"x"}})({"tags": ["x", "y"]})
     assert compile_filters({"tags": ["x", "y"]})({"tags": ["x", "y"]})
     assert compile_filters({"tags": ("x", "y")})({"tags": ["x", "y"]})
+
+
+def test_infinities_and_nested_keys_are_other_filters() -> None:
+    def less(value: float) -> MetadataFilters:
+        return MetadataFilters(filters=[MetadataFilter(key="n", value=value, operator=FilterOperator.LT)])
+
+    keys = [filters_key(one) for one in (less(float("inf")), less(float("-inf")), less(1.0))]
+    assert len(set(keys)) == 3
+    assert None not in keys
+    assert filters_key({"m": {1: 2}}) is None, "JSON writes it as {'1': 2}"
+    assert filters_key({"m": [{1: 2}]}) is None
+    assert filters_key({"m": {"1": 2}}) is not None
+
+
+def test_a_function_cannot_change_what_it_is_asked_about() -> None:
+    metadata = {"n": 1, "tags": ["a"]}
+
+    def spoils(given: dict[str, Any]) -> bool:
+        given["tags"].append("b")
+        return bool(given.pop("n")) and given.setdefault("new", True)
+
+    assert compile_filters(spoils)(metadata)
+    assert metadata == {"n": 1, "tags": ["a"]}
+
+
+def test_a_function_that_is_to_be_awaited_admits_nothing() -> None:
+    async def admits(_metadata: dict[str, Any]) -> bool:
+        return False
+
+    with pytest.raises(TypeError, match="a plain function that answers at once, got a coroutine"):
+        compile_filters(admits)({"n": 1})

@@ -8,6 +8,7 @@ import inspect
 import json
 import pickle
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -1036,3 +1037,14 @@ async def test_the_event_loop_stays_free_during_aretrieve(
     made = QRAGRetriever(index=node_index, k=1)
     await asyncio.gather(made.aretrieve(query), gate.open_from_the_loop())
     assert gate.opened
+
+
+def test_an_embedding_that_another_retriever_has_left_is_warned_of() -> None:
+    bundled_story = QRAGRetriever.from_texts(STORY)
+    left = np.ones(bundled_story.index.dim) / np.sqrt(bundled_story.index.dim)
+    with pytest.warns(UserWarning, match="another retriever has left its own"):
+        bundled_story.retrieve(QueryBundle(QUESTION, embedding=left.tolist()))
+    own = bundled_story.index.model.encode_states(["Something else?"])[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bundled_story.retrieve(QueryBundle(QUESTION, embedding=own.tolist()))

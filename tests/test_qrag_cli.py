@@ -590,3 +590,31 @@ def test_ctrl_c_is_exit_code_130() -> None:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said == b""
+
+
+def test_control_characters_of_a_document_do_not_reach_the_terminal(
+    folder: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"text": "esc \x1b[31mred\x07", "id": "x\ny\tz"}
+    (folder / "c.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    assert main(["index", "c.jsonl", "-o", "c.qrag", "--model", str(model_folder)]) == 0
+    capsys.readouterr()
+    assert main(["show", "c.qrag", "--chunks"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "0\tx y z\tesc \N{SYMBOL FOR ESCAPE}[31mred\N{SYMBOL FOR BELL}"
+    for more in ([], ["--full"]):
+        assert main(["ask", "c.qrag", "what?", *more]) == 0
+        said = capsys.readouterr().out
+        assert "\x1b[31m" not in said
+        assert "[x y z]" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes there")
+def test_a_file_whose_name_is_not_unicode_is_named_and_can_be_left_out(
+    folder: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "good.txt").write_text("It rained.", encoding="utf-8")
+    Path(os.fsdecode(b"caf\xe9.txt")).write_text("It snowed.", encoding="utf-8")
+    assert main(["index", ".", "-o", "e.qrag", "--model", str(model_folder)]) == 1
+    assert "caf\\udce9.txt: ValueError: its name has a lone surrogate" in capsys.readouterr().err
+    assert main(["index", ".", "-o", "e.qrag", "--skip-bad", "--model", str(model_folder)]) == 0
+    assert "left out: caf\\udce9.txt" in capsys.readouterr().err

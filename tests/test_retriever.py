@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -778,3 +780,20 @@ def test_a_pickle_loads_whatever_is_installed(tmp_path: Path, blocked: str) -> N
     k, score_key, ids, text = run_python(code, blocked, str(tmp_path / "pickle"))
     assert (k, score_key, ids) == (3, None, ["a", "b", "c", "d"])
     assert text.startswith("QRAGRetriever(ChunkIndex(4 chunks")
+
+
+def test_a_copy_shares_what_is_alive(story_index: ChunkIndex) -> None:
+    alive = {"lock": threading.Lock()}
+    retriever = QRAGRetriever(index=story_index, object_map={"ix": alive})
+    copied = copy.deepcopy(retriever)
+    assert copied.object_map["ix"] is alive
+    assert copied.object_map is not retriever.object_map
+    assert copied.index is retriever.index
+
+
+def test_settings_of_numpy_are_saved_as_numbers(story_index: ChunkIndex, tmp_path: Path) -> None:
+    retriever = QRAGRetriever(index=story_index)
+    retriever.k, retriever.min_q = np.int64(3), np.float32(0.25)  # type: ignore[assignment]
+    retriever.save(tmp_path / "index")
+    found = QRAGRetriever.load(tmp_path / "index", model=story_index.model)
+    assert (found.k, found.min_q) == (3, 0.25)

@@ -1168,3 +1168,63 @@ def test_an_index_that_took_the_place_of_another_is_not_taken_for_it(tmp_path: P
     assert opened[1].ids == opened[2].ids == load(folder).ids == ["z", "y", "x", "w"]
     with pytest.raises(IndexFolderError, match="was rewritten since it was opened"):
         opened[3].get(["a"])
+
+
+# A change that fails after others' changes
+
+
+FAILING = {
+    "unknown id": lambda index: index.delete(["nope"]),
+    "metadata": lambda index: index.add(["x"], [{"w": {1}}]),
+}
+
+
+@pytest.mark.parametrize("fail", FAILING.values(), ids=FAILING.keys())
+@pytest.mark.parametrize("change", ["delete", "add", "update"])
+def test_a_change_that_fails_leaves_the_index_at_its_version(tmp_path: Path, fail: Any, change: str) -> None:
+    path = tmp_path / "index"
+    saved(path, 3)
+    one, other = load(path), load(path)
+    other.delete(["c0"])
+    other.add(["theirs"], ids=["b"])
+    with pytest.raises((KeyError, TypeError)):
+        fail(one)
+    assert one.ids == ["c0", "c1", "c2"], "its version is still the old one"
+    if change == "delete":
+        assert one.delete(["c0"]) == []
+        expected = ["c1", "c2", "b"]
+    else:
+        name = "b" if change == "update" else "mine"
+        one.add(["mine"], ids=[name])
+        expected = ["c1", "c2", "b"] if change == "update" else ["c1", "c2", "b", "mine"]
+    assert one.ids == load(path).ids == expected
+    keys = load(path).view.layout.keys.tolist()
+    assert len({tuple(key) for key in keys}) == len(keys)
+
+
+def test_a_document_that_others_have_added_to_is_deleted_whole(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    saved(path, 3)
+    one, other = load(path), load(path)
+    other.add(["1", "2"], [{"source": "d"}, {"source": "e"}], ["d1", "e1"])
+    assert one.delete_document("d") == ["d1"]
+    assert one.delete(["e1", "nobody"], ignore_unknown=True) == ["e1"]
+    assert one.ids == load(path).ids == ["c0", "c1", "c2"]
+
+
+def test_ids_and_texts_of_numpy_are_plain_ones(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    saved(path, 1)
+    index = load(path)
+    index.add(np.array(["text"]), [{"source": np.str_("d")}], ids=np.array(["a"]))
+    assert [type(one) for one in (index.ids[-1], index.get(["a"])[0].text)] == [str, str]
+    assert load(path).ids == ["c0", "a"]
+    made = ChunkIndex.from_texts(["x"], ids=np.array(["b"]), model=ToyModel())
+    made.save(tmp_path / "made")
+    assert load(tmp_path / "made").ids == ["b"]
+
+
+def test_a_document_named_by_a_number_is_deleted_by_it(tmp_path: Path) -> None:
+    index = ChunkIndex.from_texts(["a", "b"], [{"document_id": 3}, None], ["x", "y"], model=ToyModel())
+    assert index.ids_of_document(3) == ["x"]  # type: ignore[arg-type]
+    assert index.delete_document(3) == ["x"]  # type: ignore[arg-type]

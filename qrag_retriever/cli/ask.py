@@ -26,6 +26,7 @@ from qrag_retriever.cli.output import (
     told_for_commands,
 )
 from qrag_retriever.errors import DataError, ModelMismatchError
+from qrag_retriever.hops.wording import visible
 from qrag_retriever.records import DOCUMENT_KEY, SOURCE_KEY
 
 if TYPE_CHECKING:
@@ -157,12 +158,13 @@ def _value(text: str) -> Any:
 
 
 def _shown(selection: Selection, full: bool, is_filtered: bool) -> str:
-    lines = [paint(selection.query, BOLD)]
+    lines = [paint(visible(selection.query), BOLD)]
     width = min(_MOST_COLUMNS, shutil.get_terminal_size().columns)
     for hop, step in enumerate(selection.steps, 1):
         place = f"  {_place(step)}" if _place(step) else ""
-        lines.append(f"{hop:3}. Q {step.q_value:+.3f}{paint(place, CYAN)}  {paint(f'[{step.id}]', DIM)}")
-        text = step.text if full else one_line(step.text, _SHOWN_CHARACTERS)
+        name = one_line(step.id, _SHOWN_CHARACTERS)
+        lines.append(f"{hop:3}. Q {step.q_value:+.3f}{paint(place, CYAN)}  {paint(f'[{name}]', DIM)}")
+        text = visible(step.text) if full else one_line(step.text, _SHOWN_CHARACTERS)
         lines += textwrap.wrap(text, width, initial_indent=" " * 5, subsequent_indent=" " * 5)
     lines.append(paint(f"     {_why(selection, is_filtered)}", DIM))
     return "\n".join(lines) + "\n"
@@ -172,7 +174,9 @@ def _place(step: Step) -> str:
     """Name the document and the page of a chunk, as far as they are known."""
     source = step.metadata.get(SOURCE_KEY, step.metadata.get(DOCUMENT_KEY))
     page = step.metadata.get(PAGE_KEY)
-    return ", ".join([*([str(source)] if source else []), *([f"page {page}"] if page else [])])
+    return ", ".join(
+        [*([one_line(str(source), _SHOWN_CHARACTERS)] if source else []), *([f"page {page}"] if page else [])]
+    )
 
 
 def _why(selection: Selection, is_filtered: bool) -> str:

@@ -83,6 +83,7 @@ def read_file(path: Path) -> list[Piece]:
         raise DataError(f"{path}: {path.suffix or 'a name without an ending'} is not of a known kind: "
                         f"{', '.join(READERS)}")  # fmt: skip
     try:
+        check_text(str(path), "its name")
         pieces = [piece for piece in read(path) if piece.text.strip()]
         for piece in pieces:
             check_text(piece.text, "its text")
@@ -91,7 +92,8 @@ def read_file(path: Path) -> list[Piece]:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # a damaged file can make a parser fail in any way
-        raise DataError(f"{path}: {type(error).__name__}: {error}") from error
+        name = str(path).encode("utf-8", "backslashreplace").decode()
+        raise DataError(f"{name}: {type(error).__name__}: {error}") from error
     if not pieces:
         raise DataError(f"{path}: there is no text in it{_SCANNED if read is _read_pdf else ''}")
     return pieces

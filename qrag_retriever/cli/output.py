@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qrag_retriever.errors import ModelMismatchError
+from qrag_retriever.hops.wording import visible
 
 BOLD, DIM, CYAN = "1", "2", "36"
 
@@ -20,8 +21,8 @@ def paint(text: str, style: str) -> str:
 
 
 def one_line(text: str, width: int) -> str:
-    """Return a text as one line of at most ``width`` characters."""
-    words = " ".join(text.split())
+    """Return a text as one line of at most ``width`` characters, in which no control character is left."""
+    words = " ".join(visible(text).split())
     return words if len(words) <= width else f"{words[: width - 3]}..."
 
 

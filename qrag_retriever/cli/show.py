@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _line(number: int, record: Record) -> str:
-    return f"{number}\t{record.id}\t{one_line(record.text, _SHOWN_CHARACTERS)}\n"
+    return f"{number}\t{one_line(record.id, _SHOWN_CHARACTERS)}\t{one_line(record.text, _SHOWN_CHARACTERS)}\n"
 
 
 def _files_of(path: Path) -> tuple[str, int]:

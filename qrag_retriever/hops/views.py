@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qrag_retriever.errors import IndexFolderError
+from qrag_retriever.errors import EngineError, IndexFolderError, StaleVersionError
 from qrag_retriever.hops.map_data import Packing, hop_of_map, map_of
 from qrag_retriever.hops.strips import Strip, strip_of
 from qrag_retriever.hops.wording import clipped, stop_sentence
@@ -111,10 +111,19 @@ class SearchView:
 def view_of(
     query: str, steps: Sequence[Step], reason: StopReason, trace: SearchTrace | None, with_map: bool = True
 ) -> SearchView:
-    """Collect what the templates show; without a trace that is less.
+    """Collect what the templates show; without a trace, or where its vectors cannot be read, that is less.
 
     ``with_map`` packs the Q-values of every chunk for a map.
     """
+    try:
+        return _view_of(query, steps, reason, trace, with_map)
+    except (EngineError, StaleVersionError):  # a store that gives no vectors back, or has only newer ones
+        return _view_of(query, steps, reason, None, with_map)
+
+
+def _view_of(
+    query: str, steps: Sequence[Step], reason: StopReason, trace: SearchTrace | None, with_map: bool
+) -> SearchView:
     if trace is None:
         hops = [_untraced(number, step) for number, step in enumerate(steps, start=1)]
         return SearchView(query, hops, None, stop_sentence(reason, len(steps), None, None), None, None)

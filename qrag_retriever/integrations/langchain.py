@@ -19,7 +19,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, get_config_list, run_in_executor
 
 from qrag_retriever.batching import off_the_loop
-from qrag_retriever.checks import check_at_least_one, check_list
+from qrag_retriever.checks import check_at_least_one
 from qrag_retriever.filters import Filters
 from qrag_retriever.index import ChunkIndex
 from qrag_retriever.integrations.langchain_batch import Result, arun_batch, run_batch
@@ -197,8 +197,7 @@ class LangChainSide(DocumentIndex):
         if ids is None or kwargs:
             raise ValueError(f"delete needs a list of ids and nothing else, got ids={ids!r}, {kwargs}")
         index: ChunkIndex = self.index  # type: ignore[attr-defined]
-        check_list(ids, "ids")
-        gone = index.delete([id_ for id_ in ids if index.view.layout.find(id_) is not None])
+        gone = index.delete(ids, ignore_unknown=True)
         return DeleteResponse(num_deleted=len(gone), succeeded=gone, num_failed=0, failed=[])
 
     async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> DeleteResponse:

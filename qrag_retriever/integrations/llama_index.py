@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ from llama_index.core.schema import (
 from qrag_retriever.batching import off_the_loop
 from qrag_retriever.integrations.llama_index_hops import hop_listener
 from qrag_retriever.records import Record, document_of
+
+_AS_GOOD_AS_1 = 1e-4
 
 
 def is_node(item: object) -> bool:
@@ -111,11 +114,27 @@ class LlamaIndexSide(BaseRetriever):
     def _first_state(self, query_bundle: QueryBundle) -> np.ndarray | None:
         """Return what the bundle says is to be embedded in place of the question, for the first hop (HyDE)."""
         if query_bundle.embedding is not None:
-            return np.asarray(query_bundle.embedding, np.float32)
+            state = np.asarray(query_bundle.embedding, np.float32)
+            self._warn_of_foreign(state)
+            return state
         if query_bundle.custom_embedding_strs:
             model = self.index.model  # type: ignore[attr-defined]
             return np.asarray(model.encode_states(query_bundle.custom_embedding_strs).mean(axis=0))
         return None
+
+    def _warn_of_foreign(self, state: np.ndarray) -> None:
+        """Warn where another retriever seems to have left an embedding of its own in the bundle.
+
+        LlamaIndex's vector retrievers do so, and most embedders make lengths of 1, which states seldom have.
+        """
+        config = self.index.config  # type: ignore[attr-defined]
+        is_of_length_1 = abs(float(np.linalg.norm(state)) - 1.0) < _AS_GOOD_AS_1
+        if config is not None and is_of_length_1 and config.normalize is not True:
+            warnings.warn(
+                "the embedding in this QueryBundle has length 1, which this model's states have not: another retriever "
+                "has left its own there, it seems. Give each retriever a bundle of its own: QueryBundle(query_str)",
+                stacklevel=2,
+            )
 
     def _node(self, record: Record, score: float, hop: int) -> NodeWithScore:
         node = node_of(record)

@@ -5,7 +5,8 @@ last model go two branches of equally many updates with the same learning rates:
 over. The last model of each is measured, not the best, so that nothing is won by choosing; all on the same test
 questions. Differences are paired, with 95% bootstrap intervals over questions and seeds. PQN has no imitation beside
 it, so that what is gained is gained by reinforcement (``--imitation`` keeps some on; ``--num-envs``, ``--alpha``,
-``--num-alternatives`` and ``--fresh-chunks`` are the recipe's unless given). ``--num-chunks`` gives both branches documents of another length.
+``--num-alternatives`` and ``--fresh-chunks`` are the recipe's unless given). ``--num-chunks`` gives both branches
+documents of another length.
 
     python training/experiments/rl_gain.py --data DATA --output runs/rl-gain --task 3
 """
