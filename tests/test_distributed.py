@@ -135,6 +135,17 @@ def test_processor_seconds_are_those_of_both(both: Path, run: str) -> None:
     assert 0.8 * spent < reported <= spent
 
 
+def test_a_reward_that_fails_in_one_process_leaves_a_checkpoint_of_all(both: Path) -> None:
+    said = [(both / f"failed.{rank}.error").read_text() for rank in range(2)]
+    checkpoint = both / "failed" / "checkpoints" / "00000006"
+    assert said[1] == f"no route; go on with --resume from {checkpoint}"
+    assert said[0] == f"the reward has failed in another process; go on with --resume from {checkpoint}"
+    for rank in range(2):
+        found, whole = (load_file(both / f"{run}.{rank}.safetensors") for run in ("failed", "uninterrupted"))
+        assert found.keys() == whole.keys()
+        assert all(torch.equal(found[key], whole[key]) for key in whole)
+
+
 def test_another_number_of_processes_is_refused(both: Path, tiny_encoder: Path) -> None:
     changes = {"run.output": str(both / "interrupted"), "run.checkpoint_minutes": 60.0}
     # As if its last updates were still to come.

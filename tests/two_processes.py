@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from qrag_retriever.errors import RewardError
 from qrag_retriever.training.cli import main
 from qrag_retriever.training.logs import RunLog
 from qrag_retriever.training.processes import Processes
+from qrag_retriever.training.rewards import SupportingFactsReward
 from qrag_retriever.training.trainer import Interrupted
 from tests.training_runs import settings_of, some_updates, toml_of, trainer_of, weights_of
 
@@ -96,6 +98,25 @@ def run(folder: Path, encoder: Path, output: str, stop_after: int | None = None,
         RunLog.update = original  # type: ignore[method-assign]
 
 
+def failing(folder: Path, encoder: Path) -> None:
+    """Go on with a run whose reward fails in one of two processes, in the middle of an update."""
+    trainer = trainer_of(folder, encoder, {"run.output": str(folder / "failed"), "run.checkpoint_minutes": 60.0})
+    original = SupportingFactsReward.judge
+
+    def judge(self: SupportingFactsReward, outcomes: Any) -> Any:
+        if RANK == 1 and trainer.state.step == 6:
+            raise RewardError("no route")
+        return original(self, outcomes)
+
+    SupportingFactsReward.judge = judge  # type: ignore[method-assign]
+    try:
+        trainer.fit()
+    except RewardError as error:
+        (folder / f"failed.{RANK}.error").write_text(str(error))
+    finally:
+        SupportingFactsReward.judge = original  # type: ignore[method-assign]
+
+
 def all_of_it(folder: Path, encoder: Path) -> None:
     """Do everything in one start, which takes most of the time; note what this process writes."""
     touched: set[str] = set()
@@ -115,6 +136,8 @@ def all_of_it(folder: Path, encoder: Path) -> None:
     run(folder, encoder, "uninterrupted")
     run(folder, encoder, "interrupted", stop_after=6)
     run(folder, encoder, "interrupted")
+    failing(folder, encoder)
+    run(folder, encoder, "failed")
     run(folder, encoder, "unvalidated", data=[{"source": "unvalidated.jsonl"}], validation=[])
     # Last, because the command line leaves the group.
     code, holders = whole(folder, encoder)
