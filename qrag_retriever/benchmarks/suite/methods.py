@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import zlib
 from collections.abc import Sequence
@@ -152,7 +153,7 @@ class SingleStepDense:
 
     def _encoded(self, texts: list[str]) -> np.ndarray:
         embedded: np.ndarray = self._encoder.encode_document(
-            texts, normalize_embeddings=True, show_progress_bar=len(texts) > 5000
+            texts, normalize_embeddings=True, show_progress_bar=len(texts) > 5000 and sys.stderr.isatty()
         )
         return embedded
 
