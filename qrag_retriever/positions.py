@@ -1,6 +1,6 @@
 """Positions of chunks relative to the chunks picked so far, as runs of equal position.
 
-A document of a million chunks has few distinct positions (at most ``19 * (picks + 1)``), so positions are kept as
+A document of a million chunks has few distinct positions (at most ``19 * (picks + 1)`` at a stride of 20), so positions are kept as
 *runs*: contiguous stretches of chunks that share one position. Everything downstream works on runs; the per-chunk
 array exists for tests, plots and small documents.
 """
