@@ -262,3 +262,12 @@ def of_document(document_id: Any) -> Choice:
         return [int(chunk) for chunk in members]
 
     return choose
+
+
+def all_of(*choices: Choice) -> Choice:
+    """Choose what any of several choose, each chunk once."""
+
+    def choose(layout: Layout, deleted_before: Callable[[], set[str]]) -> list[int]:
+        return list(dict.fromkeys(chunk for one in choices for chunk in one(layout, deleted_before)))
+
+    return choose

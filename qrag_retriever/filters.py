@@ -49,7 +49,7 @@ Filters = Mapping[str, Any] | Callable[[dict[str, Any]], object] | LikeMetadataF
 a callable from metadata to bool. ``document_id`` names the chunk's document in all of them."""
 
 _SEVERAL = (list, tuple, set, frozenset)
-_NESTED = (dict, list, set)
+_FLAT = frozenset((str, int, float, bool, type(None)))
 
 
 def compile_filters(filters: Any) -> Predicate:
@@ -71,11 +71,22 @@ def compile_filters(filters: Any) -> Predicate:
     raise TypeError(f"expected filters as MetadataFilters, a dict or a callable, got {type(filters).__name__}")
 
 
+def _copied(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy metadata; most has flat values, and is copied for every chunk of an index."""
+    copied = dict(metadata)
+    for key, value in copied.items():
+        if type(value) not in _FLAT:
+            copied[key] = copy.deepcopy(value)
+    return copied
+
+
 def _asked_of(function: Callable[[dict[str, Any]], object]) -> Predicate:
     """Ask a user's function, which gets a copy of the metadata: no search changes the index."""
 
     def ask(metadata: Mapping[str, Any]) -> bool:
-        answer = function({key: copy.deepcopy(v) if isinstance(v, _NESTED) else v for key, v in metadata.items()})
+        answer = function(_copied(metadata))
+        if answer is True or answer is False:
+            return answer
         if inspect.isawaitable(answer):
             if inspect.iscoroutine(answer):
                 answer.close()
@@ -102,18 +113,28 @@ def single_document(filters: Any) -> str | None:
 
 def filters_key(filters: Any) -> str | None:
     """Return what filters say, as a key of a cache; None where that cannot be told (callables, foreign objects)."""
+    if callable(filters):
+        return None
     try:
-        said = filters.model_dump() if hasattr(filters, "model_dump") else filters
-        # JSON writes a key that is no string in other words than a filter does.
-        return json.dumps(said, sort_keys=True) if _has_plain_keys(said) else None
-    except (TypeError, ValueError, RecursionError):
+        if hasattr(filters, "model_dump"):
+            said = filters.model_dump()
+        else:
+            # Of a key's values, a tuple means what a list does.
+            said = {key: list(value) if isinstance(value, tuple) else value for key, value in filters.items()}
+        if not _is_plain(said):
+            return None
+        key = f"{type(filters).__qualname__} {json.dumps(said, sort_keys=True, ensure_ascii=False)}"
+        key.encode()  # half a surrogate pair is no text
+        return key
+    except (AttributeError, TypeError, ValueError, RecursionError):
         return None
 
 
-def _has_plain_keys(value: Any) -> bool:
+def _is_plain(value: Any) -> bool:
+    """Tell whether JSON writes a value so that no other one is written alike: keys are texts, and there is no tuple."""
     if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _has_plain_keys(inner) for key, inner in value.items())
-    return not isinstance(value, (list, tuple)) or all(map(_has_plain_keys, value))
+        return all(isinstance(key, str) and _is_plain(inner) for key, inner in value.items())
+    return not isinstance(value, tuple) and (not isinstance(value, list) or all(map(_is_plain, value)))
 
 
 def _one_document(value: Any) -> str | None:

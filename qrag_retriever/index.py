@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from qrag_retriever.backends.kinds import Backend
-from qrag_retriever.backing import Choice, FolderBacking, MemoryBacking, StoredBacking, of_document, with_ids
+from qrag_retriever.backing import Choice, FolderBacking, MemoryBacking, StoredBacking, all_of, of_document, with_ids
 from qrag_retriever.batching import Batcher
 from qrag_retriever.checks import check_at_least_one, check_list, check_text, size_in_bytes
 from qrag_retriever.config import Mode, QRAGConfig
@@ -520,21 +520,24 @@ class ChunkIndex:
             self._view = self._backing.add(self._view, records, vectors)
         return [record.id for record in records]
 
-    def delete(self, ids: Sequence[str], *, ignore_unknown: bool = False) -> list[str]:
+    def delete(self, ids: Sequence[str], *, documents: Sequence[str] = (), ignore_unknown: bool = False) -> list[str]:
         """Delete chunks; the ranks behind them close up.
 
         Args:
             ids: Ids in the index. One that was deleted before is passed over, so that a clean-up can be repeated.
-            ignore_unknown: Whether one that never was in the index is passed over too.
+            documents: Documents of which all chunks go with them; see `delete_document`.
+            ignore_unknown: Whether an id that never was in the index is passed over too.
 
         Returns:
             The ids that were deleted now.
 
         Raises:
-            UnknownIdError: If an id never was in the index; then nothing is deleted.
+            UnknownIdError: If an id never was in the index, or a document has no chunk; then nothing is deleted.
         """
         check_list(ids, "ids")
-        return self._delete(with_ids(list(dict.fromkeys(ids)), not ignore_unknown))
+        check_list(documents, "documents")
+        chosen = with_ids(list(dict.fromkeys(ids)), not ignore_unknown)
+        return self._delete(all_of(chosen, *map(of_document, documents)) if documents else chosen)
 
     def _delete(self, choose: Choice) -> list[str]:
         with self._lock:

@@ -1,8 +1,8 @@
 """Positions of chunks relative to the chunks picked so far, as runs of equal position.
 
-A document of a million chunks has few distinct positions (at most ``19 * (picks + 1)`` at a stride of 20), so positions are kept as
-*runs*: contiguous stretches of chunks that share one position. Everything downstream works on runs; the per-chunk
-array exists for tests, plots and small documents.
+A document of a million chunks has few distinct positions (at most ``19 * (picks + 1)`` at a stride of 20), so positions
+are kept as *runs*: contiguous stretches of chunks that share one position. Everything downstream works on runs; the
+per-chunk array exists for tests, plots and small documents.
 """
 
 from __future__ import annotations

@@ -308,7 +308,7 @@ class _Settings(BaseModel):
         return cls.load(path, **arguments)
 
     def save(self, path: str | Path) -> None:
-        """Write the index and this retriever's settings to a folder; see `ChunkIndex.save`. Filters and waits are not."""
+        """Write the index and the settings to a folder; see `ChunkIndex.save`. Filters and waits are not saved."""
         # Fields may be set to anything later, numbers of numpy for example.
         checked = _Settings(index=self.index, **{name: getattr(self, name) for name in _SAVED})
         self.index.save(path, {name: getattr(checked, name) for name in _SAVED})

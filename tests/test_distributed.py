@@ -137,7 +137,7 @@ def test_processor_seconds_are_those_of_both(both: Path, run: str) -> None:
 
 def test_a_reward_that_fails_in_one_process_leaves_a_checkpoint_of_all(both: Path) -> None:
     said = [(both / f"failed.{rank}.error").read_text() for rank in range(2)]
-    checkpoint = both / "failed" / "checkpoints" / "00000006"
+    checkpoint = both / "failed" / "checkpoints" / "00000007"
     assert said[1] == f"no route; go on with --resume from {checkpoint}"
     assert said[0] == f"the reward has failed in another process; go on with --resume from {checkpoint}"
     for rank in range(2):

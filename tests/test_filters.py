@@ -284,6 +284,17 @@ def test_infinities_and_nested_keys_are_other_filters() -> None:
     assert filters_key({"m": {1: 2}}) is None, "JSON writes it as {'1': 2}"
     assert filters_key({"m": [{1: 2}]}) is None
     assert filters_key({"m": {"1": 2}}) is not None
+    assert filters_key({"a": [(1, 2)]}) is None, "JSON writes it as a list"
+    assert filters_key({"a": ("x", "y")}) == filters_key({"a": ["x", "y"]})
+    one = MetadataFilters(filters=[MetadataFilter(key="n", value=1)])
+    assert filters_key(one) != filters_key(one.model_dump())
+    assert filters_key({"a": "\ud83d\ude00"}) is None, "two halves are not the whole"
+
+    class Asked(MetadataFilters):
+        def __call__(self, metadata: dict[str, Any]) -> bool:
+            return False
+
+    assert filters_key(Asked(filters=[])) is None
 
 
 def test_a_function_cannot_change_what_it_is_asked_about() -> None:

@@ -1209,6 +1209,11 @@ def test_a_document_that_others_have_added_to_is_deleted_whole(tmp_path: Path) -
     other.add(["1", "2"], [{"source": "d"}, {"source": "e"}], ["d1", "e1"])
     assert one.delete_document("d") == ["d1"]
     assert one.delete(["e1", "nobody"], ignore_unknown=True) == ["e1"]
+    other.add(["3"], [{"source": "f"}], ["f1"])
+    with pytest.raises(UnknownIdError, match="no chunk belongs to the document 'nobody'"):
+        one.delete(["f1"], documents=["nobody"])
+    assert "f1" in load(path).ids, "all or nothing"
+    assert one.delete(["f1"], documents=["f"]) == ["f1"]
     assert one.ids == load(path).ids == ["c0", "c1", "c2"]
 
 

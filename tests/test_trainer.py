@@ -26,7 +26,7 @@ from qrag_retriever import QRAGModel, QRAGRetriever
 from qrag_retriever.checksums import checksum_lines
 from qrag_retriever.errors import CheckpointError, DataError, DivergedError, RecipeError, RewardError
 from qrag_retriever.training.assembly import build_optimizer
-from qrag_retriever.training.checkpoint import newest_checkpoint, read_checkpoint
+from qrag_retriever.training.checkpoint import drop_older, newest_checkpoint, read_checkpoint
 from qrag_retriever.training.data import JsonLines
 from qrag_retriever.training.logs import RunLog
 from qrag_retriever.training.processes import Processes
@@ -553,6 +553,7 @@ def test_a_disk_that_cannot_sync_loses_nothing(
     before: dict[str, bytes] = {}
 
     def fill() -> None:
+        drop_older(tmp_path / "run")  # as the trainer is about to
         before.update(files_of(tmp_path / "run"))
         patch.setattr(os, "fsync", no_space)
 
@@ -578,6 +579,7 @@ def test_a_really_full_disk_loses_nothing(
         before: dict[str, bytes] = {}
 
         def fill() -> None:
+            drop_older(disk / "run")
             free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
             (disk / "filler").write_bytes(b"x" * max(0, free - left))
             before.update(files_of(disk / "run"))
@@ -749,11 +751,11 @@ def test_a_reward_that_fails_leaves_a_checkpoint_of_the_update_before(
     assert_same(finished(trainer_of(tmp_path, tiny_encoder), resume=True), uninterrupted({}))
 
 
-@pytest.mark.parametrize("step", [2, WARM_UPDATES, ALL_UPDATES])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_a_reward_that_fails_in_the_second_rollout_leaves_no_trace_of_the_first(
-    tmp_path: Path, tiny_encoder: Path, uninterrupted: Outcomes, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_encoder: Path, uninterrupted: Outcomes, monkeypatch: pytest.MonkeyPatch, dropout: float
 ) -> None:
-    changes = {"pqn.accumulate": 2, "run.checkpoint_minutes": 5.0}
+    changes = {"pqn.accumulate": 2, "run.checkpoint_minutes": 5.0, "model.dropout": dropout}
     trainer = trainer_of(tmp_path, tiny_encoder, changes)
     judge, calls = trainer._reward.judge, 0
 
@@ -790,6 +792,7 @@ def test_a_reward_that_is_none_is_told_and_loses_nothing(
     assert_same(finished(trainer_of(tmp_path, tiny_encoder), resume=True), uninterrupted({}))
 
 
+@pytest.mark.parametrize("step", [2, WARM_UPDATES, ALL_UPDATES])
 def test_a_reward_that_fails_in_a_validation_leaves_a_checkpoint_before_it(
     tmp_path: Path, tiny_encoder: Path, uninterrupted: Outcomes, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:

@@ -104,7 +104,7 @@ def failing(folder: Path, encoder: Path) -> None:
     original = SupportingFactsReward.judge
 
     def judge(self: SupportingFactsReward, outcomes: Any) -> Any:
-        if RANK == 1 and trainer.state.step == 6:
+        if RANK == 1 and trainer.state.step == 7:
             raise RewardError("no route")
         return original(self, outcomes)
 

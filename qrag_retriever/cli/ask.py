@@ -23,6 +23,7 @@ from qrag_retriever.cli.output import (
     count_of,
     one_line,
     paint,
+    printable,
     told_for_commands,
 )
 from qrag_retriever.errors import DataError, ModelMismatchError
@@ -162,8 +163,7 @@ def _shown(selection: Selection, full: bool, is_filtered: bool) -> str:
     width = min(_MOST_COLUMNS, shutil.get_terminal_size().columns)
     for hop, step in enumerate(selection.steps, 1):
         place = f"  {_place(step)}" if _place(step) else ""
-        name = one_line(step.id, _SHOWN_CHARACTERS)
-        lines.append(f"{hop:3}. Q {step.q_value:+.3f}{paint(place, CYAN)}  {paint(f'[{name}]', DIM)}")
+        lines.append(f"{hop:3}. Q {step.q_value:+.3f}{paint(place, CYAN)}  {paint(f'[{printable(step.id)}]', DIM)}")
         text = visible(step.text) if full else one_line(step.text, _SHOWN_CHARACTERS)
         lines += textwrap.wrap(text, width, initial_indent=" " * 5, subsequent_indent=" " * 5)
     lines.append(paint(f"     {_why(selection, is_filtered)}", DIM))
@@ -175,7 +175,7 @@ def _place(step: Step) -> str:
     source = step.metadata.get(SOURCE_KEY, step.metadata.get(DOCUMENT_KEY))
     page = step.metadata.get(PAGE_KEY)
     return ", ".join(
-        [*([one_line(str(source), _SHOWN_CHARACTERS)] if source else []), *([f"page {page}"] if page else [])]
+        [*([printable(str(source))] if source else []), *([f"page {printable(str(page))}"] if page else [])]
     )
 
 

@@ -34,8 +34,7 @@ def run(options: argparse.Namespace) -> int:
     from qrag_retriever.index import ChunkIndex
 
     index = ChunkIndex.load(options.index)
-    ids = [*options.id, *(id_ for document in options.document for id_ in index.ids_of_document(document))]
-    gone = index.delete(ids)
+    gone = index.delete(options.id, documents=options.document)
     if options.purge:
         index.save(options.index)
     tell(f"{options.index}: {count_of(len(gone), 'chunk')} deleted, {count_of(len(index), 'chunk')} left\n")

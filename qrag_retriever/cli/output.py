@@ -22,8 +22,13 @@ def paint(text: str, style: str) -> str:
 
 def one_line(text: str, width: int) -> str:
     """Return a text as one line of at most ``width`` characters, in which no control character is left."""
-    words = " ".join(visible(text).split())
+    words = visible(" ".join(text.split()))
     return words if len(words) <= width else f"{words[: width - 3]}..."
+
+
+def printable(text: str) -> str:
+    """Return a text whole, on one line, with signs for whatever a terminal would act on."""
+    return visible(text).replace("\t", "\N{SYMBOL FOR HORIZONTAL TABULATION}").replace("\n", "\N{SYMBOL FOR LINE FEED}")
 
 
 def check_folder_of(path: Path | None) -> None:

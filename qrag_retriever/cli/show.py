@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qrag_retriever._terminal import tell
 from qrag_retriever.cli.options import add_command
-from qrag_retriever.cli.output import BOLD, count_of, one_line, paint
+from qrag_retriever.cli.output import BOLD, count_of, one_line, paint, printable
 
 if TYPE_CHECKING:
     from qrag_retriever.layout import Layout
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _line(number: int, record: Record) -> str:
-    return f"{number}\t{one_line(record.id, _SHOWN_CHARACTERS)}\t{one_line(record.text, _SHOWN_CHARACTERS)}\n"
+    return f"{number}\t{printable(record.id)}\t{one_line(record.text, _SHOWN_CHARACTERS)}\n"
 
 
 def _files_of(path: Path) -> tuple[str, int]:
@@ -96,7 +96,7 @@ def _deleted(settings: FolderSettings) -> str:
 def _documents(layout: Layout) -> Iterator[str]:
     documents = layout.chunks_of_document
     for name in list(documents)[:_MOST_DOCUMENTS]:
-        yield f"{'':<9}{name}: {count_of(len(documents[name]), 'chunk')}"
+        yield f"{'':<9}{printable(name)}: {count_of(len(documents[name]), 'chunk')}"
     if len(documents) > _MOST_DOCUMENTS:
         yield f"{'':<9}and {len(documents) - _MOST_DOCUMENTS:,} more"
 

@@ -58,7 +58,9 @@ class BestModel:
         log.say(f"{stage.name} {state.step}: {found}{kept if self._keep == 'best' else ' (kept)'}")
         # What a warm start loses on the way, its own next updates can bring back.
         if stage.name == "pqn":
-            for warning in fallen([old["score"] for old in state.history if old["stage"] == "pqn"]):
+            begun = next(place for place, old in enumerate(state.history) if old["stage"] == "pqn")
+            # The score that PQN began with is the warm start's last one.
+            for warning in fallen([old["score"] for old in state.history[max(0, begun - 1) :]]):
                 log.say(warning)
 
     def save(self, min_q: Mapping[Mode, float]) -> None:

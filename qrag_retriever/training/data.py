@@ -75,7 +75,7 @@ class JsonLines:
     characters (Unicode code points). ``id``, ``supporting`` and ``answers`` may be missing; a line without an id gets
     the file's name and the line's number. Blank lines, a byte order mark and Windows line ends do no harm.
 
-    The whole file is checked once, at construction; of every line only its place and a few hashes are kept (48
+    The whole file is checked once, at construction; of every line only its place and a few hashes are kept (40
     bytes), and a sample reads its line again, so that a file may be larger than memory.
 
     Attributes:

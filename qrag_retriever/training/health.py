@@ -83,10 +83,11 @@ def fallen(scores: Sequence[float]) -> list[str]:
     has_fallen = np.flatnonzero(np.asarray(scores) < best - _DROPPED)
     if len(has_fallen) == 0 or has_fallen[0] < len(scores) - 1:
         return []
-    return [
-        f"warning: validation has fallen from {best[-1]:.3f} to {scores[-1]:.3f}. The best model so far is kept; keep "
-        "pqn.imitation_weight on for longer, or use a smaller pqn.learning_rate, pqn.alpha or pqn.tau."
-    ]
+    advice = (
+        f"validation has fallen from {best[-1]:.3f} to {scores[-1]:.3f}. The best model so far is kept; keep "
+        "pqn.imitation_weight on for longer, or use a smaller pqn.learning_rate, pqn.alpha or pqn.tau"
+    )
+    return [f"warning: {advice}."]
 
 
 class LossGuard:

@@ -97,11 +97,7 @@ class RunState:
         own: dict[str, Any] = {
             "stage": stage.state(), "skipped": self._mixture.skipped_samples(), "spent": self.spent(),
         }  # fmt: skip
-        own_tensors: dict[str, torch.Tensor] = {"torch_random": torch.get_rng_state()}
-        if self._pair.device.type == "cuda":
-            own_tensors["cuda_random"] = torch.cuda.get_rng_state(self._pair.device)
-        elif self._pair.device.type == "mps":
-            own_tensors["mps_random"] = torch.mps.get_rng_state()
+        own_tensors = random_states(self._pair.device)
         for name, cache in self._caches.items():
             own[name], own_tensors[name] = cache.state()
         shared = {
@@ -172,17 +168,32 @@ class RunState:
                     index, _, name = rest.partition("/")
                     moments.setdefault(int(index), {})[name] = value
             optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-            torch.set_rng_state(checkpoint.own_tensors["torch_random"])
-            if "cuda_random" in checkpoint.own_tensors:
-                torch.cuda.set_rng_state(checkpoint.own_tensors["cuda_random"], self._pair.device)
-            if "mps_random" in checkpoint.own_tensors:
-                torch.mps.set_rng_state(checkpoint.own_tensors["mps_random"])
+            set_random_states(checkpoint.own_tensors, self._pair.device)
             for name, cache in self._caches.items():
                 cache.restore(checkpoint.own[name], checkpoint.own_tensors[name])
             stage.restore(checkpoint.own["stage"])
             return int(checkpoint.shared["done"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint cannot be restored: {error}") from error
+
+
+def random_states(device: torch.device) -> dict[str, torch.Tensor]:
+    """Return torch's random states, of the processor and of the device."""
+    states = {"torch_random": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda_random"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps_random"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_random_states(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Set torch's random states to what `random_states` returned, on whatever device that was."""
+    torch.set_rng_state(states["torch_random"])
+    if "cuda_random" in states:
+        torch.cuda.set_rng_state(states["cuda_random"], device)
+    if "mps_random" in states:
+        torch.mps.set_rng_state(states["mps_random"])
 
 
 def check_same_recipe(stored: dict[str, Any], recipe: Recipe) -> None:

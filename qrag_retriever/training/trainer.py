@@ -38,7 +38,7 @@ from qrag_retriever.training.processes import Processes
 from qrag_retriever.training.recipe import Recipe
 from qrag_retriever.training.rewards import Reward
 from qrag_retriever.training.run_folder import Found, RunFolder
-from qrag_retriever.training.run_state import RunState, check_same_recipe
+from qrag_retriever.training.run_state import RunState, check_same_recipe, random_states, set_random_states
 from qrag_retriever.training.sampling import Mixture
 from qrag_retriever.training.stages import Stage
 from qrag_retriever.training.starting_point import starting_point
@@ -61,9 +61,10 @@ class Interrupted(Exception):  # noqa: N818 - no error: the run can go on
 
 @dataclass(frozen=True)
 class _Before:
-    """What an update may have changed when a reward fails in it: the stage, and chunk embeddings by name."""
+    """What an update may have changed when a reward fails in it: the stage, random states, embeddings by name."""
 
     stage: dict[str, Any]
+    random: dict[str, torch.Tensor]
     caches: dict[str, tuple[list[str], torch.Tensor]]
 
 
@@ -357,6 +358,7 @@ class Trainer:
         except RewardError as error:
             if before is not None:
                 stage.restore(before.stage)
+                set_random_states(before.random, self.pair.device)
                 for name, cache in before.caches.items():
                     self._networks.caches[name].restore(*cache)
             path = self._write_checkpoint(number, done, stage, optimizer)
@@ -372,9 +374,10 @@ class Trainer:
             ) from error
 
     def _before_update(self, stage: Stage) -> _Before:
-        # Of several rollouts the first leave their embeddings in the caches.
-        caches = self._networks.caches if stage.accumulate > 1 else {}
-        return _Before(stage.state(), {name: cache.state() for name, cache in caches.items()})
+        # Of several rollouts, in turn or in other processes, those that go well leave their embeddings in the caches.
+        caches = self._networks.caches if stage.accumulate > 1 or self.processes.size > 1 else {}
+        kept = {name: cache.state() for name, cache in caches.items()}
+        return _Before(stage.state(), random_states(self.pair.device), kept)
 
     def _write_checkpoint(self, number: int, done: int, stage: Stage, optimizer: torch.optim.Optimizer) -> Path:
         state = self.state.checkpoint(number, done, stage, optimizer, self.processes.size)

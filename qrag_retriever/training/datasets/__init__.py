@@ -141,5 +141,7 @@ def open_source(name: str, folder: str | Path, split: Split = "train", **options
     known = SOURCES[name].options
     for option in options:
         if option not in known:
-            raise TypeError(f"{name} has no option {option!r}{nearest(option, known)}; there are {', '.join(known)}")
+            raise TypeError(
+                f"{name} has no option {option!r}{nearest(option, known)}; there are {', '.join(known) or 'none'}"
+            )
     return SOURCES[name](folder, split, **options)

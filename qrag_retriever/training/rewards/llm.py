@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections import OrderedDict
@@ -14,6 +15,8 @@ from qrag_retriever.training.data import Sample
 from qrag_retriever.training.rewards.answer_text import answer_score, exact_match, f1
 from qrag_retriever.training.rewards.asking import ask_many, ask_method, attempt, text_of
 from qrag_retriever.training.rewards.base import Feedback, Outcome, check_amounts
+
+logger = logging.getLogger(__name__)
 
 Judge = Literal["exact", "f1"]
 
@@ -29,7 +32,7 @@ Answer:"""
 
 _THRESHOLDS = {"exact": 1.0, "f1": 0.5}
 # A model may have nothing to say to a prompt, but hardly to so many in a row.
-_MOST_EMPTY = 32
+_MANY_EMPTY = 32
 _MEASURES = {"exact": exact_match, "f1": f1}
 _PLACES = ("{passages}", "{question}")
 
@@ -228,11 +231,11 @@ class LLMAnswerReward:
 
     def _keep(self, prompt: str, answer: str) -> str:
         self._empty_in_a_row = 0 if answer.strip() else self._empty_in_a_row + 1
-        if self._empty_in_a_row >= _MOST_EMPTY:
-            raise RewardError(
-                f"{type(self.llm).__name__} has answered {_MOST_EMPTY} questions in a row with an empty text; its "
-                "limit of tokens may be too small, or a filter takes its answers away"
-            )
+        if self._empty_in_a_row == _MANY_EMPTY:
+            logger.warning(
+                "%s has answered %d questions in a row with an empty text, which earns nothing; its limit of tokens "
+                "may be too small, or a filter takes its answers away", type(self.llm).__name__, _MANY_EMPTY,
+            )  # fmt: skip
         self._cache[prompt] = answer
         while len(self._cache) > self.cache_size:
             self._cache.popitem(last=False)
