@@ -273,7 +273,7 @@ def test_settings_from_the_command_line_win_and_the_last_one_stands(tmp_path: Pa
         ("pqn.alpha", r"expected key=value after --set, got 'pqn\.alpha'"),
         ("=3", "expected key=value after --set"),
         ("", "expected key=value after --set"),
-        ("data.1.weight=2", "expected a number from 0 to 0 in place of '1' in 'data.1.weight=2'"),
+        ("data.1.weight=2", "expected a number from 0 to 0 in place of '1' in --set 'data.1.weight=2'"),
         ("data.first.weight=2", "expected a number from 0 to 0 in place of 'first'"),
         ("data.-1.weight=2", "expected a number from 0 to 0 in place of '-1'"),
         ("data.².weight=2", "expected a number from 0 to 0 in place of '²'"),

@@ -356,14 +356,14 @@ def _override(content: dict[str, Any], override: str) -> None:
         elif isinstance(place, dict):
             place = place.setdefault(group, {})
         else:
-            raise RecipeError(f"{'.'.join(groups[:depth])} in {override!r} is a value and has no keys")
+            raise RecipeError(f"{'.'.join(groups[:depth])} in --set {override!r} is a value and has no keys")
     if isinstance(place, list):
         _item(place, last, override)
         place[int(last)] = value
     elif isinstance(place, dict):
         place[last] = value
     else:
-        raise RecipeError(f"{'.'.join(groups)} in {override!r} is a value and has no keys")
+        raise RecipeError(f"{'.'.join(groups)} in --set {override!r} is a value and has no keys")
 
 
 # Of a place in a list; Python itself reads no number of thousands.
@@ -372,7 +372,7 @@ _MOST_DIGITS = 9
 
 def _item(items: list[Any], number: str, override: str) -> Any:
     if not number.isdecimal() or len(number) > _MOST_DIGITS or int(number) >= len(items):
-        raise RecipeError(f"expected a number from 0 to {len(items) - 1} in place of {number!r} in {override!r}")
+        raise RecipeError(f"expected a number from 0 to {len(items) - 1} in place of {number!r} in --set {override!r}")
     return items[int(number)]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qrag_retriever.errors import DataError, RecipeError
@@ -72,6 +72,7 @@ def test_a_mutated_recipe_is_read_or_refused(tmp_path: Path) -> None:
 @given(
     key=st.one_of(st.sampled_from(["pqn.alpha", "data.0.weight", "data.x", "model", "run.seed.a"]), texts), value=texts
 )
+@example(key="data.x", value="'; DROP TABLE chunks; --")
 def test_any_override_is_taken_or_refused(tmp_path_factory: pytest.TempPathFactory, key: str, value: str) -> None:
     path = tmp_path_factory.mktemp("recipe", numbered=True) / "recipe.toml"
     path.write_text('[[data]]\nsource = "a.jsonl"\n', encoding="utf-8")
