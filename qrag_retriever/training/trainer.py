@@ -158,8 +158,8 @@ class Trainer:
         Raises:
             Interrupted: After SIGINT or SIGTERM, when the checkpoint has been written.
             KeyboardInterrupt: After a second SIGINT, at once.
-            DivergedError: If the loss or Q-values are not finite, or the loss explodes; the best model and the last
-                checkpoint stand.
+            DivergedError: If the loss or Q-values are not finite, or the loss explodes; the best model and a checkpoint
+                stand, if there were any: not the newest where it has led straight to this and there is one before it.
             RewardError: If the reward fails; a checkpoint to go on from has been written.
             MemoryError: If the device has not enough of it.
             CheckpointError: If the checkpoint is damaged or of another recipe.
