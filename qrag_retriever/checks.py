@@ -60,6 +60,15 @@ def check_list(values: Any, what: str) -> None:
         raise TypeError(f"expected a sequence of {what}, got one {type(values).__name__}: {values!r:.80}; use a list")
 
 
+def check_not_empty(items: Sequence[Any], what: str, mode: str) -> None:
+    """Raise ValueError if there is nothing to index, and no mode was named with which it could be added later."""
+    if not items and mode == "auto":
+        raise ValueError(
+            f"expected at least one {what}, got none; an index needs text to search in, or mode='document' or "
+            "mode='corpus' to begin empty"
+        )
+
+
 def check_text(text: Any, what: str) -> None:
     """Raise TypeError unless ``text`` is a string, ValueError if it holds half a surrogate pair."""
     if not isinstance(text, str):

@@ -14,7 +14,7 @@ import numpy as np
 from qrag_retriever.backends.kinds import Backend
 from qrag_retriever.backing import Choice, FolderBacking, MemoryBacking, StoredBacking, all_of, of_document, with_ids
 from qrag_retriever.batching import Batcher
-from qrag_retriever.checks import check_at_least_one, check_list, check_text, size_in_bytes
+from qrag_retriever.checks import check_at_least_one, check_list, check_not_empty, check_text, size_in_bytes
 from qrag_retriever.config import Mode, QRAGConfig
 from qrag_retriever.devices import Dtype
 from qrag_retriever.engines.base import Engine
@@ -77,6 +77,8 @@ class ChunkIndex:
         self._lock = threading.RLock()
         # Of the index and not of a retriever, so that all its retrievers' searches come together.
         self.batcher: Batcher[Any, Any] = Batcher()
+        # What LlamaIndex's index nodes among the chunks point to, by their index ids; not saved.
+        self.live_objects: dict[str, Any] = {}
 
     @classmethod
     def from_texts(
@@ -93,7 +95,7 @@ class ChunkIndex:
         """Embed chunks and index them.
 
         Args:
-            texts: The chunks, in document order, at least one.
+            texts: The chunks, in document order; none only if ``mode`` is named, to add them later.
             metadatas: One dict for each, or None. ``document_id`` (else ``source``) names the document it is part of.
             ids: One for each, or None to have them made.
             model: A `QRAGModel`, a model folder, a hub id, or None for the default model.
@@ -103,10 +105,11 @@ class ChunkIndex:
             backend: What embeds chunks; see `QRAGModel.from_pretrained`. None: "auto", or that of the model given.
 
         Raises:
-            ValueError: If there are no texts, lengths differ, or an id occurs twice.
+            ValueError: If there are no texts and no mode, lengths differ, or an id occurs twice.
             TypeError: If a text is not a string.
         """
         records = records_from_texts(texts, metadatas, ids)
+        check_not_empty(records, "chunk", mode)
         return cls.from_records(records, model, "document" if mode == "auto" else mode, device, scan, backend)
 
     @classmethod
@@ -120,8 +123,6 @@ class ChunkIndex:
         backend: Backend | None = None,
     ) -> ChunkIndex:
         """Embed records and index them; arguments as in `from_texts`."""
-        if not records:
-            raise ValueError("expected at least one chunk, got none; an index needs text to search in")
         model = resolve_model(model, device, backend=backend)
         return cls(records, embed(model, records), model, mode, device, scan)
 

@@ -25,7 +25,7 @@ from pydantic import (
 
 from qrag_retriever.backends.kinds import Backend
 from qrag_retriever.batching import off_the_loop, waiting_threads
-from qrag_retriever.checks import plain_integer
+from qrag_retriever.checks import check_not_empty, plain_integer
 from qrag_retriever.config import Mode
 from qrag_retriever.devices import Dtype
 from qrag_retriever.filters import Filters
@@ -43,6 +43,8 @@ from qrag_retriever.steps import HopListener
 from qrag_retriever.streams import AsyncHopStream, HopStream
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from qrag_retriever.integrations.langchain import LangChainSide
     from qrag_retriever.integrations.llama_index import LlamaIndexSide
 else:
@@ -56,7 +58,24 @@ Count = Annotated[int, BeforeValidator(plain_integer), Field(ge=1, strict=True)]
 # What an index keeps of a retriever.
 _SAVED = ("k", "min_q", "beam_width", "order", "score_key", "hop_key")
 # What a user sets, as an error lists it; the frameworks' own fields are accepted as well.
-_ASKED = ("k", "similarity_top_k", "min_q", "beam_width", "order", "filters", "batch_wait_ms", "score_key", "hop_key")
+_ASKED = (
+    "k",
+    "similarity_top_k",
+    "min_q",
+    "beam_width",
+    "order",
+    "filters",
+    "batch_wait_ms",
+    "score_key",
+    "hop_key",
+    "trace_hops",
+)
+
+
+def _check_setting_names(kind: type[BaseModel], values: Mapping[str, Any]) -> None:
+    for name in values.keys() - {*kind.model_fields, "similarity_top_k", "objects"}:
+        hint = name_here(name, _ASKED)
+        raise ValueError(f"there is no setting {name!r}{hint}; there are {', '.join(_ASKED)}")
 
 
 class _Settings(BaseModel):
@@ -73,6 +92,7 @@ class _Settings(BaseModel):
     batch_wait_ms: float = Field(default=0.0, ge=0)
     score_key: str | None = "score"
     hop_key: str | None = "qrag_hop"
+    trace_hops: bool = True
     # LlamaIndex's own attributes; they must be fields to exist on a pydantic object.
     callback_manager: Any = Field(default_factory=make_callback_manager, exclude=True, repr=False)
     object_map: dict[str, Any] = Field(default_factory=dict, exclude=True, repr=False)
@@ -83,9 +103,7 @@ class _Settings(BaseModel):
     def _check_names(cls, values: Any) -> Any:
         """Name the settings there are, where pydantic would only say that an input is not permitted."""
         if isinstance(values, dict):
-            for name in values.keys() - {*cls.model_fields, "similarity_top_k", "objects"}:
-                hint = name_here(name, _ASKED)
-                raise ValueError(f"there is no setting {name!r}{hint}; there are {', '.join(_ASKED)}")
+            _check_setting_names(cls, values)
             if "index" not in values:
                 raise ValueError("a retriever needs an index; from_texts, from_documents and load make it with one")
         return values
@@ -132,10 +150,34 @@ class _Settings(BaseModel):
         return {} if value is None else value
 
     @model_validator(mode="after")
+    def _know_live_objects(self) -> _Settings:
+        self.object_map = {**self.index.live_objects, **self.object_map}
+        return self
+
+    @model_validator(mode="after")
     def _check_min_q(self) -> _Settings:
         if self.min_q is not None:
             self._selector()
         return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy the settings, with some of them changed; the index is shared.
+
+        Args:
+            update: Fields and their values in the copy.
+            deep: Copy what the fields hold as well, except for the index and what is alive.
+
+        Raises:
+            ValueError: If there is no setting of a name.
+        """
+        changed = dict(update or {})
+        if "similarity_top_k" in changed:
+            changed["k"] = changed.pop("similarity_top_k")
+        _check_setting_names(type(self), changed)
+        copied = super().model_copy(update=changed, deep=deep)
+        if "object_map" not in changed:
+            copied.object_map = dict(copied.object_map)
+        return copied
 
     @property
     def similarity_top_k(self) -> int:
@@ -176,7 +218,7 @@ class _Settings(BaseModel):
         """Embed chunks and make a retriever for them.
 
         Args:
-            texts: The chunks, in document order.
+            texts: The chunks, in document order; none only if ``mode`` is named, to add them later.
             metadatas: One dict for each, or None. ``document_id`` (else ``source``) names the document it is part of.
             ids: One for each, or None to have them made.
             model: A `QRAGModel`, a model folder, a hub id, or None for the default model.
@@ -188,10 +230,11 @@ class _Settings(BaseModel):
             **settings: Fields of the retriever: ``k``, ``min_q``, ``beam_width``, ``order``, ``filters``, ...
 
         Raises:
-            ValueError: If there are no texts, lengths differ, or an id occurs twice.
+            ValueError: If there are no texts and no mode, lengths differ, or an id occurs twice.
             TypeError: If a text is not a string.
         """
         records = records_from_texts(texts, metadatas, ids)
+        check_not_empty(records, "chunk", mode)
         model = resolve_model(model, device, backend=backend)
         return cls._embedded(records, model, "document" if mode == "auto" else mode, device, scan, settings)
 
@@ -215,36 +258,43 @@ class _Settings(BaseModel):
         device: str | None = None,
         scan: ScanKind = "auto",
         backend: Backend | None = None,
+        ids: Sequence[str] | None = None,
         **settings: Any,
     ) -> QRAGRetriever:
         """Index documents of either framework.
 
         LlamaIndex documents are split by sentences up to the model's chunk limit; LangChain documents and LlamaIndex
-        nodes are chunks already and are taken as they are.
+        nodes are chunks already and are taken as they are. What a search has put into their metadata is left out.
 
         Args:
-            documents: LangChain documents, LlamaIndex documents or nodes, mixed at will.
-            splitter: A LlamaIndex node parser to split LlamaIndex documents with.
+            documents: LangChain documents, LlamaIndex documents or nodes, mixed at will; none only if ``mode`` is
+                named, to add them later.
+            splitter: A LlamaIndex node parser to split LlamaIndex documents with, or a LangChain text splitter to split
+                LangChain documents with.
             model: As in `from_texts`.
             mode: As in `from_texts`; "auto": "document" if everything comes from one source document (or no source is
                 known), else "corpus".
             device: As in `from_texts`.
             scan: As in `from_texts`.
             backend: As in `from_texts`.
+            ids: Of LangChain documents, in place of their own.
             **settings: As in `from_texts`.
 
         Raises:
-            ValueError: If there are no documents.
-            TypeError: If something is neither framework's document.
+            ValueError: If there are no documents and no mode.
+            TypeError: If something is neither framework's document, or the splitter is for the other framework's.
         """
-        if isinstance(documents, Sequence) and not documents:
-            raise ValueError("expected at least one document, got none; an index needs text to search in")
+        if isinstance(documents, Sequence):
+            check_not_empty(documents, "document", mode)
         model = resolve_model(model, device, backend=backend)
-        records, objects = records_of(documents, splitter, model)
+        added = {key: settings.get(key, cls.model_fields[key].default) for key in ("score_key", "hop_key")}
+        records, objects = records_of(documents, splitter, model, ids, **added)
         if mode == "auto":
             mode = "document" if len({record.document_id for record in records}) <= 1 else "corpus"
-        objects.update(settings.pop("object_map", None) or {})
-        return cls._embedded(records, model, mode, device, scan, {**settings, "object_map": objects})
+        retriever = cls._embedded(records, model, mode, device, scan, settings)
+        retriever.index.live_objects.update(objects)
+        retriever.object_map = {**objects, **retriever.object_map}
+        return retriever
 
     @classmethod
     def from_defaults(
@@ -269,6 +319,11 @@ class _Settings(BaseModel):
             return cls(index=index, **arguments)  # type: ignore[return-value]
         if index is not None:
             docstore = index.docstore
+            if not docstore.docs:
+                raise ValueError(
+                    f"the docstore of this {type(index).__name__} is empty, since its vector store keeps the text "
+                    "itself; give the nodes, as nodes=..."
+                )
         return cls.from_documents(list(docstore.docs.values()) if nodes is None else nodes, **arguments)
 
     @classmethod
@@ -389,16 +444,25 @@ class _Settings(BaseModel):
         """Do as `add_texts`, off the event loop."""
         return await asyncio.to_thread(self.add_texts, texts, metadatas, ids)
 
-    def add_documents(self, documents: Sequence[Any], splitter: Any = None) -> list[str]:
-        """Add documents of either framework, as `from_documents` takes them. Returns the chunks' ids."""
-        records, objects = records_of(documents, splitter, self.index.model)
-        ids = self.index.add_records(records)
-        self.object_map.update(objects)
-        return ids
+    def add_documents(
+        self, documents: Sequence[Any], splitter: Any = None, ids: Sequence[str] | None = None
+    ) -> list[str]:
+        """Add documents of either framework, as `from_documents` takes them. Returns the chunks' ids.
 
-    async def aadd_documents(self, documents: Sequence[Any], splitter: Any = None) -> list[str]:
+        A chunk with a known id is an update; to replace a document that is split, see `update_ref_doc`.
+        """
+        records, objects = records_of(documents, splitter, self.index.model, ids, self.score_key, self.hop_key)
+        added = self.index.add_records(records)
+        # With the index as well, for other retrievers over it.
+        self.index.live_objects.update(objects)
+        self.object_map.update(objects)
+        return added
+
+    async def aadd_documents(
+        self, documents: Sequence[Any], splitter: Any = None, ids: Sequence[str] | None = None
+    ) -> list[str]:
         """Do as `add_documents`, off the event loop."""
-        return await asyncio.to_thread(self.add_documents, documents, splitter)
+        return await asyncio.to_thread(self.add_documents, documents, splitter, ids)
 
     def delete_ref_doc(self, ref_doc_id: str) -> list[str]:
         """Delete all chunks of a document; returns their ids.
@@ -505,6 +569,8 @@ class QRAGRetriever(_Settings, LangChainSide, LlamaIndexSide):
             compare metadata to find duplicates (LangChain's ``MultiQueryRetriever``, LlamaIndex's
             ``QueryFusionRetriever``) find them only with ``score_key=None, hop_key=None``.
 
+        trace_hops: Whether callbacks and traces also see the hops, as runs or spans of their own below the search's.
+
     Example:
         >>> retriever = QRAGRetriever.from_texts(chunks)  # doctest: +SKIP
         >>> retriever.search("Where was the football before the kitchen?")  # doctest: +SKIP
@@ -527,6 +593,7 @@ class QRAGRetriever(_Settings, LangChainSide, LlamaIndexSide):
             batch_wait_ms: float = 0.0,
             score_key: str | None = "score",
             hop_key: str | None = "qrag_hop",
+            trace_hops: bool = True,
             callback_manager: Any = None,
             object_map: dict[str, Any] | None = None,
             objects: Sequence[Any] | None = None,

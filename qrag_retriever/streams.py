@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -70,14 +71,33 @@ class AsyncHopStream(AsyncIterator[Step]):
         """Read a stream in threads of an executor; None: the event loop's own."""
         self._hops = hops
         self._executor = executor
+        self._under_way: asyncio.Future[Step | None] | None = None
+        self._is_read = False
 
     def __aiter__(self) -> AsyncHopStream:
         """Return itself."""
         return self
 
     async def __anext__(self) -> Step:
-        """Do the next hop; see `HopStream`."""
-        step = await off_the_loop(self._executor, self._next)
+        """Do the next hop; see `HopStream`.
+
+        A reader that is cancelled, or has no more time, leaves the hop to the next one, who waits for the rest of it.
+
+        Raises:
+            StaleVersionError: As `HopStream`.
+            RuntimeError: If the hop before is still being waited for.
+        """
+        if self._is_read:
+            raise RuntimeError("the hops of a search come one after the other; wait for one before asking for the next")
+        if self._under_way is None:
+            self._under_way = asyncio.ensure_future(off_the_loop(self._executor, self._next))
+        self._is_read = True
+        try:
+            await asyncio.wait([self._under_way])
+            hop, self._under_way = self._under_way, None
+        finally:
+            self._is_read = False
+        step = None if hop is None else hop.result()
         if step is None:
             raise StopAsyncIteration
         return step
@@ -93,6 +113,7 @@ class AsyncHopStream(AsyncIterator[Step]):
     async def aclose(self) -> None:
         """Stop: no more hops come, and `selection` stays as it is."""
         self._hops.close()
+        self._under_way = None
 
 
 def not_shown(steps: Sequence[Step], shown: list[Step], is_end: bool = False) -> Iterator[Step]:

@@ -164,6 +164,28 @@ async def test_an_error_of_the_search_is_everybody_s(
     assert recorder.of("error") == found
 
 
+class Stumbling(Recorder):
+    """Fails at the end of its first run."""
+
+    raise_error = True
+
+    def on_retriever_end(self, documents: Any, **kwargs: Any) -> None:
+        super().on_retriever_end(documents, **kwargs)
+        if len(self.of("end")) == 1:
+            raise RuntimeError("no disk")
+
+
+@both
+async def test_what_a_handler_raises_is_of_its_query_alone(retriever: QRAGRetriever, name: str) -> None:
+    recorder = Stumbling()
+    questions = [QUESTION, "Sandra?", "Mary?"]
+    found: list[Any] = await run(retriever, name, questions, {"callbacks": [recorder]}, return_exceptions=True)
+    assert [type(one) for one in found] == [RuntimeError, list, list]
+    assert len(recorder.of("end")) == 3
+    with pytest.raises(RuntimeError, match="no disk"):
+        await run(retriever, name, questions, {"callbacks": [Stumbling()]})
+
+
 @both
 @pytest.mark.parametrize("questions", [[], [QUESTION]])
 async def test_small_batches_work(retriever: QRAGRetriever, name: str, questions: list[str]) -> None:

@@ -369,7 +369,14 @@ async def test_custom_embedding_strings_are_averaged(retriever: QRAGRetriever, i
 
 
 @both_ways
-@pytest.mark.parametrize("embedding", [[0.5] * 31, [], [float("nan")] * 32], ids=["short", "empty", "nan"])
+async def test_an_empty_embedding_of_a_bundle_is_none(retriever: QRAGRetriever, is_async: bool) -> None:
+    bundle = QueryBundle(QUESTION, embedding=[])
+    found = await retriever.aretrieve(bundle) if is_async else retriever.retrieve(bundle)
+    assert [one.node_id for one in found] == retriever.search(QUESTION).ids
+
+
+@both_ways
+@pytest.mark.parametrize("embedding", [[0.5] * 31, [float("nan")] * 32], ids=["short", "nan"])
 async def test_a_bundle_s_bad_embedding_raises(
     retriever: QRAGRetriever, embedding: list[float], is_async: bool
 ) -> None:

@@ -100,6 +100,20 @@ def test_a_subclass_works_in_both_frameworks(story_index: ChunkIndex) -> None:
     assert (len(made.invoke(QUESTION)), len(made.invoke(QUESTION, k=1)), len(made.retrieve(QUESTION))) == (8, 2, 4)
 
 
+async def test_a_subclass_may_have_langchain_s_own_signature(story_index: ChunkIndex) -> None:
+    class Last(QRAGRetriever):
+        def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+            return super()._get_relevant_documents(query, run_manager=run_manager)[-1:]
+
+    made = Last(index=story_index)
+    expected = made.invoke(QUESTION)
+    assert len(expected) == 1
+    assert await made.ainvoke(QUESTION) == expected
+    assert await made.abatch([QUESTION] * 2) == made.batch([QUESTION] * 2) == [expected] * 2
+    with pytest.raises(TypeError, match="'k' per call, which _get_relevant_documents of Last does not take"):
+        made.invoke(QUESTION, k=1)
+
+
 # Settings
 
 
@@ -121,6 +135,14 @@ def test_defaults(retriever: QRAGRetriever) -> None:
 def test_a_wrong_setting_raises_and_is_named(story_index: ChunkIndex, settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=list(settings)[-1]):
         QRAGRetriever(index=story_index, **settings)
+
+
+def test_a_copy_with_other_settings(story_index: ChunkIndex) -> None:
+    retriever = QRAGRetriever(index=story_index)
+    assert len(retriever.model_copy(update={"similarity_top_k": 1}).retrieve(QUESTION)) == 1
+    assert len(retriever.model_copy(update={"k": 2}, deep=True).invoke(QUESTION)) == 2
+    with pytest.raises(ValueError, match="there is no setting 'filter'; here it is filters"):
+        retriever.model_copy(update={"filter": {"line": 1}})
 
 
 @pytest.mark.parametrize("index", [None, "story", STORY])

@@ -75,6 +75,40 @@ async def test_an_asynchronous_stream_gives_what_search_gives(retriever: QRAGRet
     assert [step async for step in stream] == []
 
 
+async def test_a_reader_without_patience_loses_no_hop(
+    retriever: QRAGRetriever, model: CountingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = threading.Event()
+    encode = model.encode_states
+
+    def when_opened(*arguments: Any, **named: Any) -> Any:
+        opened.wait(20)
+        return encode(*arguments, **named)
+
+    expected = retriever.search(QUESTION)
+    monkeypatch.setattr(model, "encode_states", when_opened)
+    stream = retriever.asearch_iter(QUESTION)
+    for _ in range(2):
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(anext(stream), 0.05)
+    waiting = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="the hops of a search come one after the other"):
+        await anext(stream)
+    opened.set()
+    assert [await waiting, *[step async for step in stream]] == list(expected.steps)
+    assert stream.selection == expected
+
+
+async def test_a_closed_stream_gives_no_hop_that_was_under_way(retriever: QRAGRetriever) -> None:
+    stream = retriever.asearch_iter(QUESTION)
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(anext(stream), 0)
+    await stream.aclose()
+    assert [step async for step in stream] == []
+    assert stream.selection is None
+
+
 def test_streams_and_searches_take_the_same_arguments() -> None:
     wanted = inspect.signature(QRAGRetriever.search).parameters
     for name in ("search_iter", "asearch_iter"):

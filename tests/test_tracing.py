@@ -90,6 +90,15 @@ async def test_hops_are_child_runs(index: ChunkIndex, name: str, settings: Any) 
     assert f"hop:{len(hops)}" in (hops[-1].tags or [])
 
 
+@pytest.mark.parametrize("name", ["invoke", "ainvoke"])
+async def test_hops_can_be_left_out_of_traces(index: ChunkIndex, name: str) -> None:
+    retriever = QRAGRetriever(index=index, k=3, trace_hops=False)
+    [root] = await runs_of(retriever, name)
+    assert (root.run_type, root.child_runs) == ("retriever", [])
+    roots = await runs_of(retriever, {"invoke": "batch", "ainvoke": "abatch"}[name], [QUESTION, OTHER_QUESTION])
+    assert [root.child_runs for root in roots] == [[], []]
+
+
 @pytest.mark.parametrize("name", ["batch", "abatch"])
 async def test_every_run_of_a_batch_has_its_own_hops(retriever: QRAGRetriever, name: str) -> None:
     questions = [QUESTION, OTHER_QUESTION, QUESTION]

@@ -55,6 +55,8 @@ class NoLlamaIndex:
 
     retrieve = _missing("retrieve", "llama-index-core")
     aretrieve = _missing("aretrieve", "llama-index-core")
+    update_ref_doc = _missing("update_ref_doc", "llama-index-core")
+    refresh_ref_docs = _missing("refresh_ref_docs", "llama-index-core")
 
 
 langchain_side: type = NoLangChain if langchain is None else langchain.LangChainSide

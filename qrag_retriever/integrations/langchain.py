@@ -22,6 +22,7 @@ from qrag_retriever.batching import off_the_loop
 from qrag_retriever.checks import check_at_least_one
 from qrag_retriever.filters import Filters
 from qrag_retriever.index import ChunkIndex
+from qrag_retriever.integrations.added_metadata import free_key
 from qrag_retriever.integrations.langchain_batch import Result, arun_batch, run_batch
 from qrag_retriever.integrations.langchain_hops import hop_listener
 from qrag_retriever.selection import Selection
@@ -30,12 +31,12 @@ from qrag_retriever.steps import HopListener, Step
 
 
 def document_of_step(step: Step, hop: int, score_key: str | None, hop_key: str | None) -> Document:
-    """Make a new document of a step; the hop counts from 1."""
+    """Make a new document of a step; the hop counts from 1. What the user's metadata has stays as it is."""
     metadata = copy.deepcopy(step.metadata)
     if hop_key is not None:
-        metadata[hop_key] = hop
+        metadata[free_key(hop_key, step.metadata)] = hop
     if score_key is not None:
-        metadata[score_key] = step.q_value
+        metadata[free_key(score_key, step.metadata)] = step.q_value
     return Document(page_content=step.text, metadata=metadata, id=step.id)
 
 
@@ -45,6 +46,7 @@ class LangChainSide(DocumentIndex):
     # From the shared base, repeated for type checkers.
     score_key: str | None
     hop_key: str | None
+    trace_hops: bool
 
     def _get_relevant_documents(
         self,
@@ -55,8 +57,9 @@ class LangChainSide(DocumentIndex):
         filters: Filters | None = None,
         min_q: float | Literal["auto"] | None = None,
     ) -> list[Document]:
+        listener = hop_listener(run_manager, query) if self.trace_hops else None
         selection, _, order = self._ordered_search(  # type: ignore[attr-defined]
-            query, k=k, filters=filters, min_q=min_q, listener=hop_listener(run_manager, query)
+            query, k=k, filters=filters, min_q=min_q, listener=listener
         )
         return self._documents(selection, order)
 
@@ -69,14 +72,14 @@ class LangChainSide(DocumentIndex):
         filters: Filters | None = None,
         min_q: float | Literal["auto"] | None = None,
     ) -> list[Document]:
+        # A subclass may search in its own way, with LangChain's signature, which has no settings per call.
+        given = {"k": k, "filters": filters, "min_q": min_q}
         return await off_the_loop(
             self._executor,  # type: ignore[attr-defined]
             self._get_relevant_documents,
             query,
             run_manager=run_manager.get_sync(),
-            k=k,
-            filters=filters,
-            min_q=min_q,
+            **{name: value for name, value in given.items() if value is not None},
         )
 
     def _documents(self, selection: Selection, order: Sequence[int]) -> list[Document]:
@@ -111,13 +114,13 @@ class LangChainSide(DocumentIndex):
         """
         if self._needs_fingerprint([config]):
             self.index.short_fingerprint()  # type: ignore[attr-defined]
-        return super().invoke(input, config, **_per_call("invoke", kwargs))
+        return super().invoke(input, config, **self._per_call("invoke", kwargs))
 
     async def ainvoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:
         """Do as `invoke`, off the event loop."""
         if self._needs_fingerprint([config]):
             await run_in_executor(None, self.index.short_fingerprint)  # type: ignore[attr-defined]
-        return await super().ainvoke(input, config, **_per_call("ainvoke", kwargs))
+        return await super().ainvoke(input, config, **self._per_call("ainvoke", kwargs))
 
     def batch(
         self,
@@ -138,7 +141,7 @@ class LangChainSide(DocumentIndex):
             return_exceptions: Return errors in their places; else the first one is raised when all is done.
             **kwargs: ``k``, ``filters`` and ``min_q``, in place of the retriever's, this time.
         """
-        kwargs = _per_call("batch", kwargs)
+        kwargs = self._per_call("batch", kwargs)
         if not self._can_join(inputs, kwargs):
             return super().batch(inputs, config, return_exceptions=return_exceptions, **kwargs)
         configs = get_config_list(config, len(inputs))
@@ -156,7 +159,7 @@ class LangChainSide(DocumentIndex):
         **kwargs: Any,
     ) -> list[list[Document]]:
         """Do as `batch`, off the event loop."""
-        kwargs = _per_call("abatch", kwargs)
+        kwargs = self._per_call("abatch", kwargs)
         if not self._can_join(inputs, kwargs):
             return await super().abatch(inputs, config, return_exceptions=return_exceptions, **kwargs)
         configs = get_config_list(config, len(inputs))
@@ -164,6 +167,22 @@ class LangChainSide(DocumentIndex):
             await run_in_executor(None, self.index.short_fingerprint)  # type: ignore[attr-defined]
         results = [result for part in _parts(inputs, configs) for result in await arun_batch(self, *part, kwargs)]
         return _checked(results, return_exceptions)
+
+    def _per_call(self, method: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a call by the names that a search takes; ``run_id`` is LangChain's own."""
+        arguments = dict(arguments)
+        if "similarity_top_k" in arguments and "k" not in arguments:
+            arguments["k"] = arguments.pop("similarity_top_k")
+        for name in arguments.keys() - {*_PER_CALL, "run_id"}:
+            raise TypeError(f"{method} takes {', '.join(_PER_CALL)} per call, got {name!r}{name_here(name, _PER_CALL)}")
+        given = [name for name in _PER_CALL if arguments.get(name) is not None]
+        if given and not self._expects_other_args:
+            # LangChain would leave them out without a word.
+            raise TypeError(
+                f"{method} got {given[0]!r} per call, which _get_relevant_documents of {type(self).__name__} does not "
+                "take; give it **kwargs and pass them on"
+            )
+        return arguments
 
     def _can_join(self, inputs: Sequence[str], kwargs: dict[str, Any]) -> bool:
         """Tell whether one search is the same as many calls: not if a subclass makes other things of a call."""
@@ -215,16 +234,6 @@ class LangChainSide(DocumentIndex):
 
 
 _PER_CALL = ("k", "filters", "min_q")
-
-
-def _per_call(method: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call by the names that a search takes; ``run_id`` is LangChain's own."""
-    arguments = dict(arguments)
-    if "similarity_top_k" in arguments and "k" not in arguments:
-        arguments["k"] = arguments.pop("similarity_top_k")
-    for name in arguments.keys() - {*_PER_CALL, "run_id"}:
-        raise TypeError(f"{method} takes {', '.join(_PER_CALL)} per call, got {name!r}{name_here(name, _PER_CALL)}")
-    return arguments
 
 
 _OF_A_CALL = ("invoke", "ainvoke", "_get_relevant_documents", "_aget_relevant_documents")

@@ -42,13 +42,16 @@ def run_batch(
         except Exception as error:  # a callback's own: of this query alone
             runs.append(error)
     results = _search(retriever, queries, runs, arguments)
-    for run, result in zip(runs, results, strict=True):
+    for number, (run, result) in enumerate(zip(runs, results, strict=True)):
         if isinstance(run, Exception):
             continue
-        if isinstance(result, Exception):
-            run.on_retriever_error(result)
-        else:
-            run.on_retriever_end(result)
+        try:
+            if isinstance(result, Exception):
+                run.on_retriever_error(result)
+            else:
+                run.on_retriever_end(result)
+        except Exception as error:  # a callback's own: of this query alone
+            results[number] = error
     return results
 
 
@@ -67,13 +70,16 @@ async def arun_batch(
         retriever._executor, _search, retriever, queries,
         [run if isinstance(run, Exception) else run.get_sync() for run in runs], arguments,
     )  # fmt: skip
-    for run, result in zip(runs, results, strict=True):
+    for number, (run, result) in enumerate(zip(runs, results, strict=True)):
         if isinstance(run, Exception):
             continue
-        if isinstance(result, Exception):
-            await run.on_retriever_error(result)
-        else:
-            await run.on_retriever_end(result)
+        try:
+            if isinstance(result, Exception):
+                await run.on_retriever_error(result)
+            else:
+                await run.on_retriever_end(result)
+        except Exception as error:  # a callback's own: of this query alone
+            results[number] = error
     return results
 
 
@@ -109,7 +115,9 @@ def _search(
     try:
         found = iter(
             retriever._documents_of_many(
-                [query for query, _ in asked], [hop_listener(run, query) for query, run in asked], **arguments
+                [query for query, _ in asked],
+                [hop_listener(run, query) if retriever.trace_hops else None for query, run in asked],
+                **arguments,
             )
         )
     except Exception as error:  # of all who asked

@@ -25,6 +25,9 @@ from llama_index.core.schema import (
 )
 
 from qrag_retriever.batching import off_the_loop
+from qrag_retriever.errors import UnknownIdError
+from qrag_retriever.index import ChunkIndex
+from qrag_retriever.integrations.added_metadata import free_key, without_added
 from qrag_retriever.integrations.llama_index_hops import hop_listener
 from qrag_retriever.records import Record, document_of
 
@@ -41,14 +44,22 @@ def is_document(item: object) -> bool:
     return isinstance(item, Document)
 
 
-def record_of(node: BaseNode) -> Record:
-    """Make a record of a node; what a live ``IndexNode.obj`` is belongs in the retriever's object map.
+def record_of(node: BaseNode, hop_key: str | None = None) -> Record:
+    """Make a record of a node.
+
+    Its embedding, which is another model's, is left out. What a live ``IndexNode.obj`` is belongs in the index's
+    ``live_objects``.
+
+    Args:
+        node: Of any class in LlamaIndex's schema.
+        hop_key: Where a node that comes from a search has its hop, which is left out.
 
     Raises:
         TypeError: If the node is of a class that LlamaIndex's schema does not have: it could not be built again.
     """
     if type(node) is not getattr(schema, node.class_name(), None):
         raise TypeError(f"expected a node class of llama_index.core.schema, got {type(node).__qualname__}")
+    node = _plain(node, hop_key)
     text = node.get_content(metadata_mode=MetadataMode.NONE)
     embedded = node.get_content(metadata_mode=MetadataMode.EMBED)
     return Record(
@@ -56,7 +67,7 @@ def record_of(node: BaseNode) -> Record:
         text,
         copy.deepcopy(node.metadata),
         node.ref_doc_id if node.ref_doc_id is not None else document_of(node.metadata),
-        copy.deepcopy(_without_object(node).to_dict()),
+        copy.deepcopy(node.to_dict()),
         None if embedded == text else embedded,
     )
 
@@ -98,13 +109,44 @@ class LlamaIndexSide(BaseRetriever):
 
     # From the shared base, repeated for type checkers.
     hop_key: str | None
+    trace_hops: bool
+
+    def update_ref_doc(self, document: Document, splitter: NodeParser | None = None) -> list[str]:
+        """Index a document anew, in place of its chunks so far if there are any; returns the new chunks' ids.
+
+        The new ones come first, so a search meanwhile may find both, and never none.
+
+        Args:
+            document: Its ``id_`` names it.
+            splitter: As in ``add_documents``.
+        """
+        index: ChunkIndex = self.index  # type: ignore[attr-defined]
+        old = _chunks_of(index, document.id_)
+        new: list[str] = self.add_documents([document], splitter)  # type: ignore[attr-defined]
+        index.delete([chunk for chunk in old if chunk not in set(new)], ignore_unknown=True)
+        return new
+
+    def refresh_ref_docs(self, documents: Sequence[Document], splitter: NodeParser | None = None) -> list[bool]:
+        """Index the documents that are new or have changed, and tell for each whether it was one.
+
+        Args:
+            documents: Whose ``id_`` name them; those whose text and metadata are as before are passed over.
+            splitter: As in ``add_documents``.
+        """
+        changed = []
+        for document in documents:
+            changed.append(_hash_of(self.index, document.id_) != document.hash)  # type: ignore[attr-defined]
+            if changed[-1]:
+                self.update_ref_doc(document, splitter)
+        return changed
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         # The records of the version that was searched, whatever was added or deleted meanwhile.
+        settings: Any = self._trace_settings  # type: ignore[attr-defined]
         selection, records, order = self._ordered_search(  # type: ignore[attr-defined]
             query_bundle.query_str,
             first_state=self._first_state(query_bundle),
-            listener=hop_listener(query_bundle.query_str, self._trace_settings),  # type: ignore[attr-defined]
+            listener=hop_listener(query_bundle.query_str, settings) if self.trace_hops else None,
         )
         return [self._node(records[place], selection.steps[place].q_value, place + 1) for place in order]
 
@@ -113,7 +155,8 @@ class LlamaIndexSide(BaseRetriever):
 
     def _first_state(self, query_bundle: QueryBundle) -> np.ndarray | None:
         """Return what the bundle says is to be embedded in place of the question, for the first hop (HyDE)."""
-        if query_bundle.embedding is not None:
+        # An empty one is what is left of none in some formats.
+        if query_bundle.embedding is not None and len(query_bundle.embedding):
             state = np.asarray(query_bundle.embedding, np.float32)
             self._warn_of_foreign(state)
             return state
@@ -138,8 +181,8 @@ class LlamaIndexSide(BaseRetriever):
 
     def _node(self, record: Record, score: float, hop: int) -> NodeWithScore:
         node = node_of(record)
-        key = self.hop_key
-        if key is not None:
+        if self.hop_key is not None:
+            key = free_key(self.hop_key, node.metadata)
             node.metadata[key] = hop
             # For programs; a language model or an embedding has no use for it.
             for excluded in (node.excluded_llm_metadata_keys, node.excluded_embed_metadata_keys):
@@ -148,11 +191,33 @@ class LlamaIndexSide(BaseRetriever):
         return NodeWithScore(node=node, score=score)
 
 
+def _chunks_of(index: ChunkIndex, document_id: str) -> list[str]:
+    try:
+        return index.ids_of_document(document_id)
+    except UnknownIdError:
+        return []
+
+
+def _hash_of(index: ChunkIndex, document_id: str) -> str | None:
+    """Return the hash that a document had when it was indexed; None if it was not, or as something else."""
+    for record in index.get(_chunks_of(index, document_id)[:1]):
+        source = node_of(record).source_node
+        return None if source is None else source.hash
+    return None
+
+
 def _is_live(node: IndexNode) -> bool:
     return node.obj is not None and not isinstance(node.obj, BaseNode)
 
 
-def _without_object(node: BaseNode) -> BaseNode:
+def _plain(node: BaseNode, hop_key: str | None) -> BaseNode:
+    """Copy a node without what cannot or need not be kept: a live object, an embedding, the hop of a search."""
+    changed: dict[str, Any] = {"embedding": None}
     if isinstance(node, IndexNode) and _is_live(node):
-        return node.model_copy(update={"obj": None})
-    return node
+        changed["obj"] = None
+    own = without_added(node.metadata, None, hop_key)
+    if added := node.metadata.keys() - own.keys():
+        changed["metadata"] = own
+        for name in ("excluded_llm_metadata_keys", "excluded_embed_metadata_keys"):
+            changed[name] = [key for key in getattr(node, name) if key not in added]
+    return node.model_copy(update=changed)
