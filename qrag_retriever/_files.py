@@ -65,6 +65,25 @@ def whole_folder(target: Path, may_replace: Callable[[Path], bool]) -> Iterator[
         raise
 
 
+def check_can_write(target: Path) -> None:
+    """Find out before the work whether its result can be written to a file.
+
+    Raises:
+        ValueError: If there is no folder for it, or it is a folder itself.
+        OSError: If the folder takes no files.
+    """
+    if not target.absolute().parent.is_dir():
+        raise ValueError(f"there is no folder {target.parent} to write {target.name} to")
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder; name a file to write to")
+    if not target.exists() or target.is_file():
+        try:
+            with tempfile.TemporaryFile(dir=target.absolute().parent):
+                pass
+        except OSError as error:
+            raise type(error)(f"{target} cannot be written: {error.strerror}") from error
+
+
 def write_whole_file(target: Path, content: str) -> None:
     """Write a text file beside its place and move it there when it is on the disk; links and devices are followed."""
     target = target.resolve()

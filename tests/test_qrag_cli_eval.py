@@ -117,7 +117,7 @@ def test_the_page_tells_who_is_better_and_shows_what_was_won_and_lost() -> None:
     ours = answers_of(*[RIGHT] * 18, HALF, WRONG, q_values=[(1.0, 0.9, 0.1)] * 20)
     other = answers_of(*[WRONG] * 16, *[RIGHT] * 4, name="bm25")
     said = page.comparison([ours, answers_of(*[WRONG] * 20, name="random"), other])
-    assert re.search(r"^\| qrag +\| 0\.900 \(0\.\d\d to 1\.00\) +\| 0\.900", said, re.MULTILINE)
+    assert re.search(r"^\| qrag +\| 0\.900 \(0\.\d\d to 0\.\d\d\) +\| 0\.900", said, re.MULTILINE)
     assert "qrag: better than bm25: fact recall +0.700 (+0." in said
     assert ", exact +0.700 (+0." in said
     assert "won 16 of 20" in said
@@ -279,7 +279,7 @@ def test_the_curve_trains_on_what_is_not_asked(
         (0.1, len(ids[0])), (0.3, len(ids[1])), (1.0, len(others)),
     ]  # fmt: skip
     assert {point["samples"] for point in points} == {len(asked)}
-    assert re.search(r"^\| 0 \(multi-step-minilm\) ", said, re.MULTILINE)
+    assert re.search(r"^\| 0 \(untrained\) ", said, re.MULTILINE)
     assert re.search(rf"^\| {len(others)} \(100%\) +\| 8 ", said, re.MULTILINE)
     assert "Training on your questions" in said or "Whether training pays" in said
     assert len(fingerprints) == 3, "what is measured has been trained, however little its validation tells"

@@ -20,6 +20,8 @@ from qrag_retriever.benchmarks.suite.figures import (
     difference,
     interval,
     num_picks,
+    p_value,
+    paired_interval,
     row_of,
     scores_of,
 )
@@ -94,7 +96,7 @@ def test_figures_at_the_stop_value_are_those_of_a_search_that_stops(beam_width: 
     for min_q in (2.0, 6.0, 9.0, 30.0):
         model = ToyModel()
         model.config = model.config.replaced(min_q={"document": min_q})
-        rows, _ = measure(questions_of(*samples), [MultiStep("qrag", model, "toy", beam_width)])
+        rows, _, _ = measure(questions_of(*samples), [MultiStep("qrag", model, "toy", beam_width)])
         selector = MultiStepSelector(index, k=4, min_q=min_q, beam_width=beam_width)
         kept = [{step.chunk_id for step in selector.select(sample.question).steps} for sample in samples]
         picks.append(np.mean(list(map(len, kept))))
@@ -111,7 +113,30 @@ def test_the_interval_is_near_the_normal_approximation_on_a_large_sample() -> No
     assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.25 * error)
     assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.25 * error)
     assert interval([0.5] * 9) == (0.5, 0.5)
-    assert interval([0.0, 1.0] * 9) == interval([0.0, 1.0] * 9), "the same at every run"
+    assert interval([0.0, 0.5] * 9) == interval([0.0, 0.5] * 9), "the same at every run"
+
+
+def test_the_interval_of_a_share_leaves_doubt_where_all_is_right() -> None:
+    assert interval([1.0] * 50) == pytest.approx((0.9287, 1.0), abs=1e-4)
+    assert interval([0.0] * 50) == pytest.approx((0.0, 0.0713), abs=1e-4)
+    assert interval([1.0] * 15 + [0.0] * 5) == pytest.approx((0.5313, 0.8881), abs=1e-4), "Wilson's, by R's binom"
+
+
+def test_few_differences_leave_doubt() -> None:
+    for wins, is_sure in {1: False, 3: False, 5: False, 6: True, 40: True}.items():
+        assert (p_value([1.0] * wins) < 0.05) is is_sure
+        low, high = paired_interval([1.0] * wins)
+        assert (low > 0 and high <= 1) or not is_sure
+    assert p_value([0.0] * 9) == 1.0
+    assert p_value([1.0, 1.0, -0.5]) == 4 / 8
+    assert paired_interval([0.0] * 98) == pytest.approx((-0.0196, 0.0196), abs=1e-4)
+
+
+def test_no_difference_is_found_too_often_where_there_is_none() -> None:
+    random = np.random.default_rng(5)
+    for count in (5, 8, 20):
+        found = [p_value(random.choice([-1.0, 0.0, 0.0, 1.0], count).tolist()) < 0.05 for _ in range(200)]
+        assert np.mean(found) <= 0.08
 
 
 def outcomes(**recall: float) -> Outcomes:
@@ -127,7 +152,8 @@ def test_differences_are_between_the_same_questions_and_not_the_same_places() ->
     assert (found["samples"], found["difference"]) == (4, 0.5), "a and d are won, b and c are the same"
     assert found["low"] < 0.5 < found["high"]
     shifted = difference(outcomes(a=0.9, b=0.3, c=0.6), outcomes(c=0.5, a=0.8, b=0.2), "fact_recall")
-    assert [shifted[name] for name in ("difference", "low", "high")] == pytest.approx([0.1] * 3), "paired"
+    assert shifted["difference"] == pytest.approx(0.1)
+    assert shifted["p"] == 0.25, "of three, all of one sign"
 
 
 def test_a_row_has_means_intervals_and_times() -> None:
@@ -139,9 +165,34 @@ def test_a_row_has_means_intervals_and_times() -> None:
     assert row["fact_recall"] == 0.75
     assert (row["fact_recall_low"], row["fact_recall_high"]) == interval([1, 1, 1, 0])
     assert row["answer_em"] == 0.5, "over the questions that have an answer"
-    assert row["seconds_per_query"] == 0.25
-    assert row["seconds_p95"] == pytest.approx(0.3 + 0.85 * 8.7)
+    assert row["seconds_per_query"] == 0.3, "the first one loads things"
+    assert row["seconds_p95"] == pytest.approx(0.3 + 0.9 * 8.7)
     assert row["llm_calls"] == 1.5
+
+
+class Failing:
+    """Answers its own number of questions, then fails."""
+
+    model, embed_seconds, llm_calls = "", 0.0, 0
+
+    def __init__(self, name: str, answers: int, error: BaseException) -> None:
+        self.name, self._answers, self._error = name, answers, error
+
+    def find(self, sample: Sample, k: int) -> Found:
+        if not self._answers:
+            raise self._error
+        self._answers -= 1
+        return Found(tuple(range(k)), 0.1)
+
+
+@pytest.mark.parametrize("error", [RewardError("rate limit"), KeyboardInterrupt()])
+def test_what_was_measured_before_a_failure_is_kept(error: BaseException) -> None:
+    questions = questions_of(*map(story, range(5)))
+    rows, differences, stopped = measure(questions, [Random(), Failing("agent", 3, error), Random()])
+    assert stopped is error
+    assert [row["samples"] for row in rows] == [3] * 3
+    assert [found["samples"] for found in differences] == [3] * 4
+    assert measure(questions, [Random(), Failing("agent", 0, error)]) == ([], [], error)
 
 
 # -- the reader --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qrag_retriever._files import check_can_write
 from qrag_retriever._terminal import tell
 from qrag_retriever.cli.files import PAGE_KEY
 from qrag_retriever.cli.options import add_command, add_model_options, at_least_one
@@ -19,7 +20,6 @@ from qrag_retriever.cli.output import (
     CYAN,
     DIM,
     as_json,
-    check_folder_of,
     count_of,
     one_line,
     paint,
@@ -82,7 +82,8 @@ def run(options: argparse.Namespace) -> int:
     """Carry out the command."""
     if options.html and options.questions:
         options.parser.error("--html shows one question, not --questions")
-    check_folder_of(options.html)
+    if options.html is not None:
+        check_can_write(options.html)
     questions = _questions(options)
     from qrag_retriever.retriever import QRAGRetriever
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from qrag_retriever._extras import require_extra
+from qrag_retriever._files import check_can_write
 from qrag_retriever._terminal import tell
 from qrag_retriever.cli.options import add_command, add_model_options, at_least_one
-from qrag_retriever.cli.output import check_folder_of
 from qrag_retriever.config import Mode
 from qrag_retriever.errors import DataError
 
@@ -22,7 +22,7 @@ _EXAMPLES = """  qrag eval --data my.jsonl --mode corpus
   qrag eval --data my.jsonl --model runs/my/model      # on the tenth that qrag-train has kept for validation
   qrag eval --data my.jsonl --mode corpus --curve --budget-minutes 20
 """
-# The last is what qrag-train starts from, untrained.
+# The last is what qrag-train starts from, untrained; as such it has no positions, whatever the mode.
 _BASELINES = ("bm25", "dense-minilm", "multi-step-minilm")
 # What qrag-train keeps of a file for validation, by the same cut.
 _HELD_OUT_OF_TRAINED = 0.1
@@ -64,10 +64,12 @@ def run(options: argparse.Namespace) -> int:
     if options.curve and share == 1:
         options.parser.error("--curve trains on what is not held out, and --held-out 1 leaves nothing")
     require_extra("bm25s", "bench")
-    check_folder_of(options.json)
+    if options.json is not None:
+        check_can_write(options.json)
     from qrag_retriever.benchmarks.suite.methods import Baselines, Method, MultiStep, model_label
     from qrag_retriever.cli import page
     from qrag_retriever.cli.comparison import ask_all
+    from qrag_retriever.default_model import MINILM
     from qrag_retriever.model import QRAGModel
 
     model = QRAGModel.from_pretrained(options.model, device=options.device)
@@ -82,12 +84,17 @@ def run(options: argparse.Namespace) -> int:
     baselines = Baselines(model, label, None, options.device)
     methods: list[Method] = [MultiStep("qrag", model, label), *(baselines.make(name) for name in _BASELINES)]
     tell(page.opening(options.data, len(source), asked, step_limit))
+    if options.model and options.held_out is None:
+        tell(page.SEEN_BY_TRAINING)
     answers = [ask_all(method, asked, step_limit) for method in methods]
     tell(page.comparison(answers))
     points: list[Point] = []
     if options.curve:
         # As qrag-train: without a model that is named, training starts from a plain encoder, the last baseline's.
         start, before = (model, answers[0]) if options.model else (None, answers[-1])
+        if start is None and options.mode == "document":
+            pair = QRAGModel.from_encoder(MINILM, device=options.device)
+            before = ask_all(MultiStep("untrained", pair, MINILM), asked, step_limit)
         points += learning_curve(start, training, asked, step_limit, options.budget_minutes, options.device)
         tell(page.curve(before, answers, points))
     if options.json:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from qrag_retriever.errors import ModelMismatchError
@@ -29,16 +28,6 @@ def one_line(text: str, width: int) -> str:
 def printable(text: str) -> str:
     """Return a text whole, on one line, with signs for whatever a terminal would act on."""
     return visible(text).replace("\t", "\N{SYMBOL FOR HORIZONTAL TABULATION}").replace("\n", "\N{SYMBOL FOR LINE FEED}")
-
-
-def check_folder_of(path: Path | None) -> None:
-    """Find out before the work whether there is a folder to write its result to.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    if path is not None and not path.absolute().parent.is_dir():
-        raise ValueError(f"there is no folder {path.parent} to write {path.name} to")
 
 
 def as_json(value: Any) -> str:

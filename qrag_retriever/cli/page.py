@@ -23,12 +23,19 @@ if TYPE_CHECKING:
 
 _SCORES = {"fact_recall": "fact recall", "exact": "exact", "fact_f1": "fact F1"}
 _COMPARED = ("fact_recall", "exact")
+# Of a permutation test of the paired differences.
+_CHANCE = 0.05
 _BETTER, _WORSE = "better", "worse"
 _MODE_SHOWN = {"document": "chunks in their order (loose passages: --mode corpus)", "corpus": "loose passages"}
 # Of the mean of fact recall and exact: no training would bring more.
 _ALL_FOUND = 0.99
 _MOST_EXAMPLES = 3
 _SHOWN_CHARACTERS = 110
+SEEN_BY_TRAINING = """\
+These questions are those that qrag-train keeps of a file for validation. Of a model that was trained on it they have
+chosen the weights and min_q, so figures are a little too good; a recipe with [[validation]] has trained on them.
+
+"""
 
 
 def opening(path: Path, num_questions: int, asked: Sequence[Sample], step_limit: int) -> str:
@@ -120,11 +127,11 @@ def _against(ours: Answers, other: Answers) -> str:
 
 
 def _judged(ours: Answers, other: Answers) -> str:
-    """Tell which is better by the 95% interval of the difference of their scores."""
+    """Tell which is better, unless the differences of their scores may well be chance."""
     found = difference(ours.outcomes, other.outcomes, SCORE)
-    if found["low"] > 0:
-        return _BETTER
-    return _WORSE if found["high"] < 0 else "neither better nor worse by these questions"
+    if found["p"] >= _CHANCE:
+        return "neither better nor worse by these questions"
+    return _BETTER if found["difference"] > 0 else _WORSE
 
 
 def _examples(word: str, numbers: Sequence[int], loser: Answers) -> list[str]:

@@ -49,7 +49,9 @@ class LLMAgent:
 
     def __init__(self, dense: SingleStepDense, llm: Any) -> None:
         """Take a retriever, and a LangChain chat model or LlamaIndex LLM."""
-        self.name, self.model = dense.name, dense.model
+        # Its figures are not to be taken for a language model's.
+        self.name = f"{dense.name} (stand-in)" if isinstance(llm, StandInLLM) else dense.name
+        self.model = dense.model
         self._dense, self._ask = dense, ask_method(llm)
 
     @property

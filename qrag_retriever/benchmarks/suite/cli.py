@@ -14,9 +14,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from qrag_retriever._extras import require_extra
-from qrag_retriever._files import write_whole_file
+from qrag_retriever._files import check_can_write, write_whole_file
 from qrag_retriever.benchmarks.suite.figures import Outcomes, difference, num_picks, row_of, scores_of
-from qrag_retriever.benchmarks.suite.methods import Baselines, Method, MultiStep, model_label, names_of
+from qrag_retriever.benchmarks.suite.methods import Baselines, Found, Method, MultiStep, model_label, names_of
 from qrag_retriever.benchmarks.suite.mistakes import mistake_of, write_mistakes
 from qrag_retriever.benchmarks.suite.questions import BENCHMARKS, NATIVE, QuestionSet, open_questions
 from qrag_retriever.benchmarks.suite.reading import Reader
@@ -35,6 +35,7 @@ from qrag_retriever.devices import peak_memory_mb
 from qrag_retriever.encoders import ActionEncoder
 from qrag_retriever.errors import DataError, ModelFolderError, RewardError
 from qrag_retriever.model import QRAGModel
+from qrag_retriever.training.data import Sample
 from qrag_retriever.training.rewards.asking import make_llm
 
 _EXAMPLES = """examples:
@@ -99,13 +100,14 @@ def run(options: argparse.Namespace, rows: list[Row], differences: list[Row]) ->
     mistakes: list[Row] = []
     for name, length in wanted:
         questions = open_questions(name, length, options.data, options.samples, options.seed)
-        found, compared = measure(questions, methods, reader, mistakes)
+        found, compared, stopped = measure(questions, methods, reader, mistakes)
         rows += found
         differences += compared
         if options.json:
             about = {
                 "model": str(options.model or label), "fingerprint": model.fingerprint(),
                 "beam_width": options.beam_width, "device": str(model.device), "dtype": options.dtype or "float32",
+                "llm": options.llm, "reader": options.reader,
             }  # fmt: skip
             content = {
                 "rows": rows, "differences": differences, "growth": growth(rows), "qrag": about, "versions": versions(),
@@ -115,6 +117,8 @@ def run(options: argparse.Namespace, rows: list[Row], differences: list[Row]) ->
             plot(rows, Path(options.plot))
         if options.mistakes:
             write_mistakes(mistakes, Path(options.mistakes))
+        if stopped is not None:
+            raise stopped
 
 
 def measure(
@@ -122,7 +126,7 @@ def measure(
     methods: Sequence[Method],
     reader: Reader | None = None,
     mistakes: list[Row] | None = None,
-) -> tuple[list[Row], list[Row]]:
+) -> tuple[list[Row], list[Row], BaseException | None]:
     """Measure methods on one set of questions; each question is made once and put to all of them.
 
     Args:
@@ -132,37 +136,39 @@ def measure(
         mistakes: What ours did not find is added here, if wanted.
 
     Returns:
-        The rows, and the paired differences between the first method and every other.
+        The rows, the paired differences between the first method and every other, and what has stopped it, if anything
+        did: a language model that fails, or Ctrl-C. Then the figures are of the questions before.
     """
     outcomes = [Outcomes() for _ in methods]
     embedded = [method.embed_seconds for method in methods]
-    num_chunks = num_longer = 0
+    asked: list[tuple[int, bool]] = []
     about = {"benchmark": questions.benchmark, "length": questions.length}
     shown = tqdm(questions, desc=f"{questions.benchmark} {questions.length}", leave=False, disable=None)
-    for sample in shown:
-        num_chunks += len(sample.chunks)
-        num_longer += questions.is_longer(sample)
-        k = num_picks(sample, questions.step_limit)
-        for method, outcome in zip(methods, outcomes, strict=True):
-            found = method.find(sample, k)
-            min_q = method.min_q(sample) if isinstance(method, MultiStep) and method.name == OURS else None
-            scores = scores_of(sample, found, questions.step_limit, min_q)
-            if reader is not None:
-                scores.update(reader.scores(sample, found.chunk_ids[: questions.step_limit]))
-            outcome.add(sample, found, scores)
-            if method is methods[0] and mistakes is not None:
-                mistake = mistake_of(sample, found, questions.step_limit)
-                mistakes += [] if mistake is None else [{**about, **mistake}]
+    stopped: BaseException | None = None
+    try:
+        for sample in shown:
+            for method, outcome in zip(methods, outcomes, strict=True):
+                found, scores = _answered(method, sample, questions.step_limit, reader)
+                outcome.add(sample, found, scores)
+                if method is methods[0] and mistakes is not None:
+                    mistake = mistake_of(sample, found, questions.step_limit)
+                    mistakes += [] if mistake is None else [{**about, **mistake}]
+            asked.append((len(sample.chunks), questions.is_longer(sample)))
+    except (RewardError, KeyboardInterrupt) as error:
+        stopped = error
+        outcomes = [outcome.first(len(asked)) for outcome in outcomes]
+    if not asked:
+        return [], [], stopped
     rows = [
         {
             **about,
             "method": method.name,
             "model": method.model,
-            "samples": len(questions),
+            "samples": len(asked),
             "seed": questions.seed,
             "step_limit": questions.step_limit,
-            "chunks": num_chunks / len(questions),
-            "longer_documents": num_longer,
+            "chunks": sum(count for count, _ in asked) / len(asked),
+            "longer_documents": sum(is_longer for _, is_longer in asked),
             **row_of(outcome),
             # Of texts that no earlier question of the run had.
             "embed_seconds": method.embed_seconds - before,
@@ -176,7 +182,17 @@ def measure(
         for method, outcome in zip(methods[1:], outcomes[1:], strict=True)
         for score in ("fact_recall", "exact")
     ]
-    return rows, compared
+    return rows, compared, stopped
+
+
+def _answered(method: Method, sample: Sample, step_limit: int, reader: Reader | None) -> tuple[Found, dict[str, float]]:
+    """Put a question to a method; also return the scores."""
+    found = method.find(sample, num_picks(sample, step_limit))
+    min_q = method.min_q(sample) if isinstance(method, MultiStep) and method.name == OURS else None
+    scores = scores_of(sample, found, step_limit, min_q)
+    if reader is not None:
+        scores.update(reader.scores(sample, found.chunk_ids[:step_limit]))
+    return found, scores
 
 
 @contextlib.contextmanager
@@ -246,8 +262,7 @@ def _language_model(name: str | None) -> Any:
 def _check_outputs(options: argparse.Namespace) -> None:
     """Find out before measuring whether what is measured can be written."""
     for name in filter(None, (options.json, options.plot, options.mistakes)):
-        if not Path(name).absolute().parent.is_dir():
-            raise ValueError(f"there is no folder {Path(name).parent} to write {Path(name).name} to")
+        check_can_write(Path(name))
     if options.plot:
         require_extra("matplotlib", "bench")
         if Path(options.plot).suffix not in PLOT_SUFFIXES:

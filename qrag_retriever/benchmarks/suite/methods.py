@@ -183,16 +183,18 @@ class BM25:
     def find(self, sample: Sample, k: int) -> Found:
         """Pick the best-scored chunks."""
         index = self._index_of(sample)
+        # Statements of the same words have the same score, and the earlier ones are seldom the evidence.
+        ranks = chance(sample).permutation(len(sample.chunks))
         start = time.perf_counter()
         if not self._iterative:
-            picked = top(self._scores(index, sample.question, len(sample.chunks)), k)
+            picked = top(self._scores(index, sample.question, len(sample.chunks)), k, ranks)
         else:
             chosen: list[int] = []
             for _ in range(min(k, len(sample.chunks))):
                 query = " ".join([sample.question, *(sample.chunks[i] for i in chosen)])
                 scores = self._scores(index, query, len(sample.chunks))
                 scores[chosen] = -np.inf
-                chosen.append(int(scores.argmax()))
+                chosen += top(scores, 1, ranks)
             picked = tuple(chosen)
         return Found(picked, time.perf_counter() - start)
 
@@ -226,18 +228,29 @@ class Random:
 
     def find(self, sample: Sample, k: int) -> Found:
         """Pick chunks without looking at them."""
-        random = np.random.default_rng(zlib.crc32(sample.id.encode()))
+        random = chance(sample)
         start = time.perf_counter()
         picked = random.choice(len(sample.chunks), min(k, len(sample.chunks)), replace=False)
         return Found(tuple(picked.tolist()), time.perf_counter() - start)
 
 
-def top(scores: np.ndarray, k: int) -> tuple[int, ...]:
-    """Return the k places of the highest scores, best first; of equal scores the earlier."""
+def chance(sample: Sample) -> np.random.Generator:
+    """Return random numbers of a question's own, the same at every run."""
+    return np.random.default_rng(zlib.crc32(sample.id.encode()))
+
+
+def top(scores: np.ndarray, k: int, ranks: np.ndarray | None = None) -> tuple[int, ...]:
+    """Return the k places of the highest scores, best first.
+
+    Args:
+        scores: Shape (N,).
+        k: N at most counts.
+        ranks: Shape (N,): of equal scores the one of lower rank; None: the earlier.
+    """
     k = min(k, len(scores))
     threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
     places = np.flatnonzero(scores >= threshold)
-    order = np.argsort(-scores[places], kind="stable")[:k]
+    order = np.lexsort((places if ranks is None else ranks[places], -scores[places]))[:k]
     return tuple(places[order].tolist())
 
 

@@ -61,7 +61,7 @@ def ask_many(llm: Any, prompts: Sequence[str]) -> list[Any]:
 
 
 def ask_once_more(ask: Ask, prompt: str, max_retries: int = 2, wait_seconds: float = 1.0) -> str:
-    """Return the text of a model's answer; asked again where it fails.
+    """Return the text of a model's answer; asked again where it fails, after four times as long a wait each time.
 
     Raises:
         RewardError: If it fails every time, or answers without text.
@@ -73,6 +73,7 @@ def ask_once_more(ask: Ask, prompt: str, max_retries: int = 2, wait_seconds: flo
             return text
         if attempts_left:
             time.sleep(wait_seconds)
+            wait_seconds *= 4
     what = f"failed: {response!r}" if isinstance(response, Exception) else f"answered without text: {response!r}"
     raise RewardError(f"the language model {what}") from (response if isinstance(response, Exception) else None)
 
