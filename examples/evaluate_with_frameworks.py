@@ -11,7 +11,7 @@ The questions are about a story whose sentences lie scattered in a chapter of "A
 the order tells what is true in the end, so BM25 finds who dropped the football, but not where that was.
 
 Run it with: python examples/evaluate_with_frameworks.py
-It needs bm25s (pip install '.[examples]'). More figures, with intervals: qrag eval, qrag-bench.
+It needs bm25s (pip install -c constraints.txt '.[examples]'). More figures, with intervals: qrag eval, qrag-bench.
 """
 
 import asyncio

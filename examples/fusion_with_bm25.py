@@ -9,7 +9,7 @@ evidence no higher than chunks that are none. Here BM25 finds who had the footba
 where that was, in a story that lies scattered in a chapter of "Alice's Adventures in Wonderland".
 
 Run it with: python examples/fusion_with_bm25.py
-It needs bm25s and langchain-classic (pip install '.[examples]').
+It needs bm25s and langchain-classic (pip install -c constraints.txt '.[examples]').
 """
 
 import re

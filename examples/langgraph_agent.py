@@ -4,8 +4,9 @@ An agent with a search engine needs one call of its language model for every hop
 that two calls are enough: one that asks, one that answers.
 
 Run it with: python examples/langgraph_agent.py [--llm PROVIDER:MODEL]
-It needs langchain and langgraph (pip install '.[examples]'). Without --llm a scripted model calls the tool
-with the question as it is, then reads out what came back; with it, any chat model of LangChain that can call tools.
+It needs langchain and langgraph (pip install -c constraints.txt '.[examples]'). Without --llm a scripted model calls
+the tool with the question as it is, then reads out what came back; with it, any chat model of LangChain that can call
+tools.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 Run it with: python examples/serve_fastapi.py [--port PORT]
              python examples/serve_fastapi.py --check     asks itself, without a port, and ends
-It needs fastapi and uvicorn, and httpx for --check (pip install '.[examples]'). Then:
+It needs fastapi and uvicorn, and httpx for --check (pip install -c constraints.txt '.[examples]'). Then:
 
     curl localhost:8000/search --json '{"question": "Where does Tom work?", "k": 1}'
     curl -N localhost:8000/answer --json '{"question": "Who owns the shop where Tom works?"}'

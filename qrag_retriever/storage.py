@@ -63,6 +63,8 @@ class IndexFolder:
             IndexFolderError: If the folder is not an index, or is damaged.
         """
         if not (self.path / DATABASE_NAME).is_file():
+            if not self.path.exists():
+                raise IndexFolderError(f"{self.path} is not an index folder: there is nothing of that name")
             raise IndexFolderError(f"{self.path} is not an index folder: it has no {DATABASE_NAME}")
         with self._reading() as connection:
             settings = self._settings(connection)

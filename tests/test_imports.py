@@ -38,6 +38,7 @@ LINES = [
     ["training"],
     ["benchmarks"],
     ["cli"],
+    ["commands"],
 ]
 # The same within the training package.
 TRAINING_LINES = [

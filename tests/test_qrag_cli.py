@@ -530,7 +530,9 @@ def test_errors_of_a_process_are_one_line_and_their_exit_codes_1_and_2(folder: P
     wrong, usage = run("show", "none.qrag"), run("show")
     assert (wrong.returncode, usage.returncode) == (1, 2)
     assert wrong.stdout == b""
-    assert wrong.stderr.decode() == f"qrag: {folder / 'none.qrag'} is not an index folder: it has no index.sqlite\n"
+    assert (
+        wrong.stderr.decode() == f"qrag: {folder / 'none.qrag'} is not an index folder: there is nothing of that name\n"
+    )
 
 
 def test_ascii_terminals_get_escapes(folder: Path, model: QRAGModel) -> None:
