@@ -48,7 +48,8 @@ def add_parser(commands: Any) -> None:
     add("--k", type=at_least_one, metavar="K", help="most picks (default: two more than a question has evidence)")
     add(
         "--held-out", type=_share, metavar="SHARE",
-        help="ask this share of the questions, chosen so that no text is on both sides; 1: all (default: 0.1 with "
+        help="ask this share of the questions, chosen so that no question and no whole document or list of chunks is "
+        "on both sides; 1: all (default: 0.1 with "
         "--model, which is what qrag-train does not train on; 0.3 with --curve; else 1)",
     )  # fmt: skip
     add("--samples", type=at_least_one, metavar="N", help="ask at most so many of them, drawn by chance")

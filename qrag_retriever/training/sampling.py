@@ -136,6 +136,8 @@ def fixed_episodes(
 def held_out(questions: np.ndarray, documents: np.ndarray, share: float) -> np.ndarray:
     """Choose questions for validation so that no document, and no question's text, is on both sides.
 
+    Single passages may be, where lists of chunks overlap without being the same.
+
     Questions that are linked by a text or a document go together. Where that leaves nothing to choose, they are chosen
     by their text alone (all are about one document), or by their document (all ask the same). The order of the
     questions does not matter.
