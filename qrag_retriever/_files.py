@@ -72,13 +72,14 @@ def check_can_write(target: Path) -> None:
         ValueError: If there is no folder for it, or it is a folder itself.
         OSError: If the folder takes no files.
     """
-    if not target.absolute().parent.is_dir():
+    place = target.resolve()  # where a link leads
+    if not place.parent.is_dir():
         raise ValueError(f"there is no folder {target.parent} to write {target.name} to")
-    if target.is_dir():
+    if place.is_dir():
         raise ValueError(f"{target} is a folder; name a file to write to")
-    if not target.exists() or target.is_file():
+    if not place.exists() or place.is_file():
         try:
-            with tempfile.TemporaryFile(dir=target.absolute().parent):
+            with tempfile.TemporaryFile(dir=place.parent):
                 pass
         except OSError as error:
             raise type(error)(f"{target} cannot be written: {error.strerror}") from error

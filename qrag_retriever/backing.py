@@ -264,6 +264,27 @@ def of_document(document_id: Any) -> Choice:
     return choose
 
 
+def before_in_document(document_id: str, ids: Sequence[str], outdated: Sequence[str]) -> Choice:
+    """Choose a document's chunks that stand before some of its chunks, and others that are outdated.
+
+    Whoever adds to a document adds at its end. So of several that replace it at the same time the last one is left.
+
+    Args:
+        document_id: The document.
+        ids: The chunks that are kept; if others have deleted them, nothing before them is chosen.
+        outdated: Ids of chunks that are chosen wherever they are.
+    """
+
+    def choose(layout: Layout, _deleted_before: Callable[[], set[str]]) -> list[int]:
+        kept = {chunk for id_ in ids if (chunk := layout.find(id_)) is not None}
+        members = [int(chunk) for chunk in layout.chunks_of_document.get(document_id, ())]
+        old = {chunk for id_ in outdated if (chunk := layout.find(id_)) is not None}
+        before = {chunk for chunk in members if kept and chunk < max(kept)}
+        return sorted((before | old) - kept)
+
+    return choose
+
+
 def all_of(*choices: Choice) -> Choice:
     """Choose what any of several choose, each chunk once."""
 

@@ -12,7 +12,16 @@ from typing import Any, Literal
 import numpy as np
 
 from qrag_retriever.backends.kinds import Backend
-from qrag_retriever.backing import Choice, FolderBacking, MemoryBacking, StoredBacking, all_of, of_document, with_ids
+from qrag_retriever.backing import (
+    Choice,
+    FolderBacking,
+    MemoryBacking,
+    StoredBacking,
+    all_of,
+    before_in_document,
+    of_document,
+    with_ids,
+)
 from qrag_retriever.batching import Batcher
 from qrag_retriever.checks import check_at_least_one, check_list, check_not_empty, check_text, size_in_bytes
 from qrag_retriever.config import Mode, QRAGConfig
@@ -555,6 +564,21 @@ class ChunkIndex:
             UnknownIdError: If no chunk belongs to it.
         """
         return self._delete(of_document(document_id))
+
+    def delete_before(self, document_id: str, ids: Sequence[str], outdated: Sequence[str] = ()) -> list[str]:
+        """Delete what a document had before some of its chunks were added; the second half of replacing it.
+
+        Safe beside others that replace the same document: the last one's chunks are left.
+
+        Args:
+            document_id: The document.
+            ids: The chunks that were added.
+            outdated: Ids of others that are to go, wherever they stand; unknown ones are passed over.
+
+        Returns:
+            The ids that were deleted.
+        """
+        return self._delete(before_in_document(document_id, ids, outdated))
 
     def ids_of_document(self, document_id: str) -> list[str]:
         """Return the ids of a document's chunks, in order.

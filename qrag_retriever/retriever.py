@@ -31,7 +31,8 @@ from qrag_retriever.devices import Dtype
 from qrag_retriever.filters import Filters
 from qrag_retriever.index import ChunkIndex
 from qrag_retriever.index_model import ModelLike, resolve_model
-from qrag_retriever.integrations.documents import records_of
+from qrag_retriever.integrations.added_metadata import AddedKeys
+from qrag_retriever.integrations.documents import ids_of, records_of
 from qrag_retriever.integrations.installed import make_callback_manager
 from qrag_retriever.model import QRAGModel
 from qrag_retriever.records import Record, records_from_texts
@@ -56,6 +57,7 @@ MinQ = float | Literal["auto"] | None
 Order = Literal["retrieved", "document"]
 Count = Annotated[int, BeforeValidator(plain_integer), Field(ge=1, strict=True)]
 # What an index keeps of a retriever.
+_TWO_NAMES = "k and similarity_top_k are two names of one setting; give one of them"
 _SAVED = ("k", "min_q", "beam_width", "order", "score_key", "hop_key")
 # What a user sets, as an error lists it; the frameworks' own fields are accepted as well.
 _ASKED = (
@@ -76,6 +78,15 @@ def _check_setting_names(kind: type[BaseModel], values: Mapping[str, Any]) -> No
     for name in values.keys() - {*kind.model_fields, "similarity_top_k", "objects"}:
         hint = name_here(name, _ASKED)
         raise ValueError(f"there is no setting {name!r}{hint}; there are {', '.join(_ASKED)}")
+
+
+def _with_objects(values: dict[str, Any], known: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Turn LlamaIndex's ``objects``, if they are given, into its ``object_map``."""
+    if "objects" not in values:
+        return values
+    values = dict(values)
+    objects = values.pop("objects") or []
+    return {**values, "object_map": {**(known or {}), **{node.index_id: node.obj for node in objects}}}
 
 
 class _Settings(BaseModel):
@@ -112,13 +123,7 @@ class _Settings(BaseModel):
     @classmethod
     def _take_objects(cls, values: Any) -> Any:
         """Accept LlamaIndex's ``objects=``: index nodes whose objects are searched in turn."""
-        if isinstance(values, dict) and "objects" in values:
-            values = dict(values)
-            objects = values.pop("objects") or []
-            values["object_map"] = {
-                **(values.get("object_map") or {}), **{node.index_id: node.obj for node in objects}
-            }  # fmt: skip
-        return values
+        return _with_objects(values, values.get("object_map")) if isinstance(values, dict) else values
 
     @field_validator("index", mode="before")
     @classmethod
@@ -150,11 +155,6 @@ class _Settings(BaseModel):
         return {} if value is None else value
 
     @model_validator(mode="after")
-    def _know_live_objects(self) -> _Settings:
-        self.object_map = {**self.index.live_objects, **self.object_map}
-        return self
-
-    @model_validator(mode="after")
     def _check_min_q(self) -> _Settings:
         if self.min_q is not None:
             self._selector()
@@ -170,7 +170,9 @@ class _Settings(BaseModel):
         Raises:
             ValueError: If there is no setting of a name.
         """
-        changed = dict(update or {})
+        changed = _with_objects(dict(update or {}), self.object_map)
+        if {"k", "similarity_top_k"} <= changed.keys():
+            raise ValueError(_TWO_NAMES)
         if "similarity_top_k" in changed:
             changed["k"] = changed.pop("similarity_top_k")
         _check_setting_names(type(self), changed)
@@ -287,13 +289,12 @@ class _Settings(BaseModel):
         if isinstance(documents, Sequence):
             check_not_empty(documents, "document", mode)
         model = resolve_model(model, device, backend=backend)
-        added = {key: settings.get(key, cls.model_fields[key].default) for key in ("score_key", "hop_key")}
-        records, objects = records_of(documents, splitter, model, ids, **added)
+        added = AddedKeys(*(settings.get(key, cls.model_fields[key].default) for key in ("score_key", "hop_key")))
+        records, objects = records_of(documents, splitter, model, ids, added)
         if mode == "auto":
             mode = "document" if len({record.document_id for record in records}) <= 1 else "corpus"
         retriever = cls._embedded(records, model, mode, device, scan, settings)
         retriever.index.live_objects.update(objects)
-        retriever.object_map = {**objects, **retriever.object_map}
         return retriever
 
     @classmethod
@@ -319,7 +320,7 @@ class _Settings(BaseModel):
             return cls(index=index, **arguments)  # type: ignore[return-value]
         if index is not None:
             docstore = index.docstore
-            if not docstore.docs:
+            if not docstore.docs and getattr(getattr(index, "vector_store", None), "stores_text", False):
                 raise ValueError(
                     f"the docstore of this {type(index).__name__} is empty, since its vector store keeps the text "
                     "itself; give the nodes, as nodes=..."
@@ -353,7 +354,7 @@ class _Settings(BaseModel):
         index = ChunkIndex.load(path, model, device, dtype, reindex, scan, memory_limit)
         if "similarity_top_k" in settings:
             if "k" in settings:
-                raise ValueError("k and similarity_top_k are two names of one setting; give one of them")
+                raise ValueError(_TWO_NAMES)
             settings["k"] = settings.pop("similarity_top_k")
         return cls(index=index, **{**index.retriever_settings, **settings})  # type: ignore[return-value]
 
@@ -363,7 +364,10 @@ class _Settings(BaseModel):
         return cls.load(path, **arguments)
 
     def save(self, path: str | Path) -> None:
-        """Write the index and the settings to a folder; see `ChunkIndex.save`. Filters and waits are not saved."""
+        """Write the index and the settings to a folder; see `ChunkIndex.save`.
+
+        Filters, waits and ``trace_hops`` are not saved.
+        """
         # Fields may be set to anything later, numbers of numpy for example.
         checked = _Settings(index=self.index, **{name: getattr(self, name) for name in _SAVED})
         self.index.save(path, {name: getattr(checked, name) for name in _SAVED})
@@ -451,12 +455,13 @@ class _Settings(BaseModel):
 
         A chunk with a known id is an update; to replace a document that is split, see `update_ref_doc`.
         """
-        records, objects = records_of(documents, splitter, self.index.model, ids, self.score_key, self.hop_key)
-        added = self.index.add_records(records)
-        # With the index as well, for other retrievers over it.
+        known = {record.id: record for record in self.index.get(ids_of(documents, ids))}
+        added = AddedKeys(self.score_key, self.hop_key)
+        records, objects = records_of(documents, splitter, self.index.model, ids, added, known)
+        changed = self.index.add_records(records)
+        # With the index, for all retrievers over it.
         self.index.live_objects.update(objects)
-        self.object_map.update(objects)
-        return added
+        return changed
 
     async def aadd_documents(
         self, documents: Sequence[Any], splitter: Any = None, ids: Sequence[str] | None = None

@@ -91,6 +91,8 @@ class AsyncHopStream(AsyncIterator[Step]):
             raise RuntimeError("the hops of a search come one after the other; wait for one before asking for the next")
         if self._under_way is None:
             self._under_way = asyncio.ensure_future(off_the_loop(self._executor, self._next))
+            # Nobody may come back for it: then its error is nobody's either.
+            self._under_way.add_done_callback(lambda hop: hop.cancelled() or hop.exception())
         self._is_read = True
         try:
             await asyncio.wait([self._under_way])

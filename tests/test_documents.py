@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,8 +38,8 @@ def test_each_framework_s_splitter_splits_its_documents(model: QRAGModel) -> Non
 @pytest.mark.parametrize(
     ("document", "splitter", "expected"),
     [
-        (Document(TEXT), BY_SENTENCES["LlamaIndex"], "a LangChain document cannot be split by a SentenceSplitter"),
-        (LlamaDocument(text=TEXT), BY_SENTENCES["LangChain"], "a LlamaIndex document cannot be split by a Character"),
+        (Document(TEXT), BY_SENTENCES["LlamaIndex"], "LangChain documents cannot be split by a SentenceSplitter"),
+        (LlamaDocument(text=TEXT), BY_SENTENCES["LangChain"], "LlamaIndex documents cannot be split by a Character"),
         (Document(TEXT), ["z"], "expected splitter as a LlamaIndex node parser or a LangChain text splitter, got list"),
     ],
 )
@@ -87,9 +89,46 @@ def test_a_document_is_indexed_anew_in_place_of_itself(model: QRAGModel) -> None
     assert retriever.index.ids_of_document("a") == new
     assert sorted(retriever.index.ids) == sorted(kept + new)
     assert retriever.update_ref_doc(LlamaDocument(text="Snow.", id_="c")) == retriever.index.ids_of_document("c")
-    # A document whose chunks have ids of their own is not lost by being given again.
-    retriever.add_documents([TextNode(id_="t", text="x", metadata={"document_id": "d"})])
-    assert retriever.refresh_ref_docs([]) == []
+    # Chunks that came with ids of their own go as well, and what names no document stays.
+    retriever.add_documents([TextNode(id_="t", text="x", metadata={"document_id": "d"}), TextNode(id_="u", text="y")])
+    assert retriever.refresh_ref_docs([LlamaDocument(text="z", id_="d")]) == [True]
+    assert "t" not in retriever.index.ids
+    assert "u" in retriever.index.ids
+
+
+def test_a_shorter_document_leaves_none_of_its_old_chunks(model: QRAGModel) -> None:
+    def numbered(number: int, document: Any) -> str:
+        return f"{document.id_}-{number}"
+
+    parser = SentenceSplitter(chunk_size=14, chunk_overlap=0, id_func=numbered)
+    retriever = QRAGRetriever.from_documents([LlamaDocument(text=TEXT, id_="a")], parser, model=model)
+    assert len(retriever.index) == 6
+    retriever.update_ref_doc(LlamaDocument(text=" ".join(SENTENCES[3:5]), id_="a"), parser)
+    assert retriever.index.ids == ["a-0", "a-1"]
+    assert [found.page_content for found in retriever.get(["a-0", "a-1"])] == SENTENCES[3:5]
+
+
+async def test_of_several_that_replace_a_document_one_is_left(model: QRAGModel, tmp_path: Path) -> None:
+    retriever = QRAGRetriever.from_documents([LlamaDocument(text="Old.", id_="a")], model=model)
+    texts = [f"New text {number}." for number in range(8)]
+    await asyncio.gather(*(retriever.aupdate_ref_doc(LlamaDocument(text=text, id_="a")) for text in texts))
+    assert len(retriever.index) == 1
+    retriever.save(tmp_path / "index")
+    two = [QRAGRetriever.load(tmp_path / "index", model=model) for _ in range(2)]
+    for number, one in enumerate(two):
+        one.update_ref_doc(LlamaDocument(text=f"Newest {number}.", id_="a"))
+    left = QRAGRetriever.load(tmp_path / "index", model=model)
+    assert [found.text for found in left.retrieve("What is new?")] == ["Newest 1."]
+    assert await left.arefresh_ref_docs([LlamaDocument(text="Newest 1.", id_="a")]) == [False]
+
+
+def test_a_splitter_of_one_framework_leaves_the_other_s_documents_as_they_are(model: QRAGModel) -> None:
+    mixed = [Document(TEXT, id="whole"), LlamaDocument(text=TEXT, id_="split")]
+    retriever = QRAGRetriever.from_documents(mixed, BY_SENTENCES["LlamaIndex"], model=model)
+    assert retriever.get(["whole"])[0].page_content == TEXT
+    assert len(retriever.index.ids_of_document("split")) == 6
+    retriever = QRAGRetriever.from_documents(mixed, BY_SENTENCES["LangChain"], model=model)
+    assert len(retriever.index.ids_of_document("whole")) == 6
 
 
 def test_only_changed_documents_are_indexed_anew(model: QRAGModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,23 +145,28 @@ def test_only_changed_documents_are_indexed_anew(model: QRAGModel, monkeypatch: 
 
 def test_every_retriever_of_an_index_knows_its_live_objects(model: QRAGModel) -> None:
     child = QRAGRetriever.from_texts(["Mr. Adler owns the Blue Oven."], model=model, k=1)
-    nodes = [IndexNode(text="Owners of shops", index_id="own", id_="i", obj=child), TextNode(text="rain", id_="t")]
-    retriever = QRAGRetriever.from_defaults(nodes=nodes, model=model)
-    second = QRAGRetriever(index=retriever.index)
-    texts = {found.text for found in second.retrieve("Owners of shops")}
-    assert texts == {"Mr. Adler owns the Blue Oven.", "rain"}
-    copied = second.model_copy()
+    retriever = QRAGRetriever.from_texts(["rain"], model=model, mode="corpus")
+    earlier = QRAGRetriever(index=retriever.index)
+    own = QRAGRetriever(index=retriever.index, object_map={"own": earlier})
+    retriever.add_documents([IndexNode(text="Owners of shops", index_id="own", id_="i", obj=child)])
+    for one in (retriever, earlier, QRAGRetriever(index=retriever.index), earlier.model_copy()):
+        assert {found.text for found in one.retrieve("Owners of shops")} == {"Mr. Adler owns the Blue Oven.", "rain"}
+    assert own.object_map["own"] is earlier
+    copied = own.model_copy()
     copied.object_map["other"] = child
-    assert second.object_map.keys() == {"own"}
-    own = QRAGRetriever(index=retriever.index, object_map={"own": second})
-    assert own.object_map["own"] is second
+    assert own.object_map.keys() == {"own"}
 
 
 def test_an_index_whose_vector_store_keeps_the_text_is_refused(model: QRAGModel) -> None:
-    class VectorStoreIndex:
-        docstore = SimpleDocumentStore()
+    class Store:
+        stores_text = True
 
-    with pytest.raises(
-        ValueError, match="the docstore of this VectorStoreIndex is empty, since its vector store keeps"
-    ):
+    class VectorStoreIndex:
+        docstore, vector_store = SimpleDocumentStore(), Store()
+
+    with pytest.raises(ValueError, match="this VectorStoreIndex is empty, since its vector store keeps"):
         QRAGRetriever.from_defaults(index=VectorStoreIndex(), model=model)
+    VectorStoreIndex.vector_store.stores_text = False
+    with pytest.raises(ValueError, match="expected at least one document, got none"):
+        QRAGRetriever.from_defaults(index=VectorStoreIndex(), model=model)
+    assert len(QRAGRetriever.from_defaults(index=VectorStoreIndex(), model=model, mode="corpus").index) == 0

@@ -19,7 +19,7 @@ from langchain_core.documents import Document
 from langchain_core.indexing.base import DocumentIndex
 from langchain_core.retrievers import BaseRetriever as LangChainRetriever
 from llama_index.core.base.base_retriever import BaseRetriever as LlamaIndexRetriever
-from llama_index.core.schema import TextNode
+from llama_index.core.schema import IndexNode, TextNode
 from pydantic import BaseModel, ValidationError
 
 from qrag_retriever import ChunkIndex, QRAGModel, QRAGRetriever
@@ -141,6 +141,10 @@ def test_a_copy_with_other_settings(story_index: ChunkIndex) -> None:
     retriever = QRAGRetriever(index=story_index)
     assert len(retriever.model_copy(update={"similarity_top_k": 1}).retrieve(QUESTION)) == 1
     assert len(retriever.model_copy(update={"k": 2}, deep=True).invoke(QUESTION)) == 2
+    node = IndexNode(text="Link.", index_id="inner", obj=retriever)
+    assert retriever.model_copy(update={"objects": [node]}).object_map == {"inner": retriever}
+    with pytest.raises(ValueError, match="k and similarity_top_k are two names of one setting"):
+        retriever.model_copy(update={"k": 1, "similarity_top_k": 3})
     with pytest.raises(ValueError, match="there is no setting 'filter'; here it is filters"):
         retriever.model_copy(update={"filter": {"line": 1}})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import threading
 from collections.abc import Generator
@@ -100,13 +101,28 @@ async def test_a_reader_without_patience_loses_no_hop(
     assert stream.selection == expected
 
 
-async def test_a_closed_stream_gives_no_hop_that_was_under_way(retriever: QRAGRetriever) -> None:
+async def test_a_closed_stream_gives_no_hop_that_was_under_way(
+    retriever: QRAGRetriever, model: CountingModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened, failed = threading.Event(), threading.Event()
+
+    def fail_when_opened(*arguments: Any, **named: Any) -> Any:
+        opened.wait(20)
+        failed.set()
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(model, "encode_states", fail_when_opened)
     stream = retriever.asearch_iter(QUESTION)
     with pytest.raises(asyncio.TimeoutError):
-        await asyncio.wait_for(anext(stream), 0)
+        await asyncio.wait_for(anext(stream), 0.05)
     await stream.aclose()
     assert [step async for step in stream] == []
     assert stream.selection is None
+    opened.set()
+    await asyncio.to_thread(failed.wait, 20)
+    await asyncio.sleep(0.05)
+    gc.collect()
+    assert caplog.records == [], "nobody asked for what was under way"
 
 
 def test_streams_and_searches_take_the_same_arguments() -> None:

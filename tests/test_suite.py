@@ -24,6 +24,7 @@ from qrag_retriever.benchmarks.suite.figures import (
     paired_interval,
     row_of,
     scores_of,
+    share_interval,
 )
 from qrag_retriever.benchmarks.suite.methods import (
     BM25,
@@ -117,9 +118,14 @@ def test_the_interval_is_near_the_normal_approximation_on_a_large_sample() -> No
 
 
 def test_the_interval_of_a_share_leaves_doubt_where_all_is_right() -> None:
-    assert interval([1.0] * 50) == pytest.approx((0.9287, 1.0), abs=1e-4)
-    assert interval([0.0] * 50) == pytest.approx((0.0, 0.0713), abs=1e-4)
-    assert interval([1.0] * 15 + [0.0] * 5) == pytest.approx((0.5313, 0.8881), abs=1e-4), "Wilson's, by R's binom"
+    assert share_interval([1.0] * 50) == pytest.approx((0.9287, 1.0), abs=1e-4)
+    assert share_interval([0.0] * 50) == pytest.approx((0.0, 0.0713), abs=1e-4)
+    assert share_interval([1.0] * 15 + [0.0] * 5) == pytest.approx((0.5313, 0.8881), abs=1e-4), "by R's binom"
+    found = Outcomes()
+    for number in range(5):
+        found.add(story(number), Found((0,), 0.1), {"fact_recall": 1.0, "auto_picks": 1.0 + number % 2})
+    row = row_of(found)
+    assert row["fact_recall_low"] < 1.0 < row["auto_picks_high"], "picks are no share"
 
 
 def test_few_differences_leave_doubt() -> None:
@@ -127,7 +133,9 @@ def test_few_differences_leave_doubt() -> None:
         assert (p_value([1.0] * wins) < 0.05) is is_sure
         low, high = paired_interval([1.0] * wins)
         assert (low > 0 and high <= 1) or not is_sure
-    assert p_value([0.0] * 9) == 1.0
+    assert p_value([0.0] * 9) == p_value([]) == 1.0
+    assert 0 < p_value([1.0] * 400) < 1e-4
+    assert p_value([1.0] * 13) == pytest.approx(2 / 2**13, abs=2e-4)
     assert p_value([1.0, 1.0, -0.5]) == 4 / 8
     assert paired_interval([0.0] * 98) == pytest.approx((-0.0196, 0.0196), abs=1e-4)
 
@@ -163,7 +171,7 @@ def test_a_row_has_means_intervals_and_times() -> None:
         found.add(story(i), Found((0,), seconds, llm_calls=i), scores)
     row = row_of(found)
     assert row["fact_recall"] == 0.75
-    assert (row["fact_recall_low"], row["fact_recall_high"]) == interval([1, 1, 1, 0])
+    assert (row["fact_recall_low"], row["fact_recall_high"]) == share_interval([1, 1, 1, 0])
     assert row["answer_em"] == 0.5, "over the questions that have an answer"
     assert row["seconds_per_query"] == 0.3, "the first one loads things"
     assert row["seconds_p95"] == pytest.approx(0.3 + 0.9 * 8.7)
@@ -182,15 +190,20 @@ class Failing:
         if not self._answers:
             raise self._error
         self._answers -= 1
-        return Found(tuple(range(k)), 0.1)
+        return Found(tuple(range(k)), 0.1, llm_calls=10)
 
 
 @pytest.mark.parametrize("error", [RewardError("rate limit"), KeyboardInterrupt()])
 def test_what_was_measured_before_a_failure_is_kept(error: BaseException) -> None:
     questions = questions_of(*map(story, range(5)))
-    rows, differences, stopped = measure(questions, [Random(), Failing("agent", 3, error), Random()])
+    mistakes: list[dict[str, Any]] = []
+    methods = [Failing("ours", 5, error), Failing("agent", 3, error), Random()]
+    rows, differences, stopped = measure(questions, methods, mistakes=mistakes)
     assert stopped is error
     assert [row["samples"] for row in rows] == [3] * 3
+    assert [row["llm_calls"] for row in rows] == [10, 10, 0]
+    assert len(mistakes) <= 3
+    assert {mistake["id"] for mistake in mistakes} <= {story(number).id for number in range(3)}
     assert [found["samples"] for found in differences] == [3] * 4
     assert measure(questions, [Random(), Failing("agent", 0, error)]) == ([], [], error)
 

@@ -288,6 +288,12 @@ def ancestors(traced: SimpleNamespace, span_id: str) -> list[str]:
     return found
 
 
+def test_hops_can_be_left_out_of_events_and_spans(index: ChunkIndex, traced: SimpleNamespace) -> None:
+    QRAGRetriever(index=index, k=3, trace_hops=False).retrieve(QUESTION)
+    assert hop_events(traced) == []
+    assert [type(event).__name__ for event in traced.events] == ["RetrievalStartEvent", "RetrievalEndEvent"]
+
+
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("settings", [{}, {"batch_wait_ms": 1}])
 async def test_hops_are_events_in_spans_below_the_retrieval(

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 from langchain_core.documents import Document
+from langchain_text_splitters import CharacterTextSplitter
+from llama_index.core import Document as LlamaDocument
+from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import TextNode
 
 from qrag_retriever import QRAGModel, QRAGRetriever
@@ -19,7 +22,9 @@ TEXT = "Mara works at the Blue Oven."
         ({}, "score"),
         ({"author": "Ann"}, "score"),
         ({"score": 5}, "qrag_score"),
-        ({"score": 5, "qrag_hop": "x"}, "qrag_score"),
+        ({"qrag_score": 7}, "score"),
+        ({"score": 5, "qrag_score": 0.5}, "qrag_qrag_score"),
+        ({"score": 5, "qrag_hop": "the third"}, "qrag_score"),
     ],
 )
 def test_a_langchain_document_keeps_its_own_metadata(model: QRAGModel, own: dict[str, Any], score_at: str) -> None:
@@ -30,8 +35,52 @@ def test_a_langchain_document_keeps_its_own_metadata(model: QRAGModel, own: dict
     found.metadata["reviewed"] = True
     assert retriever.add_documents([found]) == ["d"]
     assert retriever.get(["d"])[0].metadata == {**own, "reviewed": True}
-    again = QRAGRetriever.from_documents(retriever.invoke("Who works?"), model=model)
-    assert again.get(["d"])[0].metadata == {**own, "reviewed": True}
+
+
+def test_results_of_other_settings_keep_the_users_metadata(model: QRAGModel) -> None:
+    own = {"score": 5}
+    retriever = QRAGRetriever.from_documents([Document(TEXT, id="d", metadata=own)], model=model, k=1)
+    (without_score,) = retriever.model_copy(update={"score_key": None}).invoke("Who works?")
+    (node,) = retriever.retrieve("Who works?")
+    for found in (without_score, Document(TEXT, id="d", metadata=node.metadata)):
+        retriever.add_documents([found])
+        assert retriever.get(["d"])[0].metadata == own
+
+
+def test_another_index_leaves_out_what_was_put_in(model: QRAGModel) -> None:
+    for own in ({}, {"author": "Ann"}, {"score": 5}):
+        retriever = QRAGRetriever.from_documents([Document(TEXT, id="d", metadata=own)], model=model, k=1)
+        again = QRAGRetriever.from_documents(retriever.invoke("Who works?"), model=model)
+        assert again.get(["d"])[0].metadata == own
+
+
+def test_a_part_of_a_document_stays_one(model: QRAGModel) -> None:
+    splitter = CharacterTextSplitter(separator=". ", chunk_size=30, chunk_overlap=0)
+    text = "Mara works at the Blue Oven. Ben works at the Red Lantern. It rained all day long"
+    parser = SentenceSplitter(chunk_size=12, chunk_overlap=0)
+    sources: list[Any] = [(Document(text, id="doc"), splitter), (LlamaDocument(text=text, id_="doc"), parser)]
+    for document, by in sources:
+        retriever = QRAGRetriever.from_documents([document], by, model=model, mode="document", k=1)
+        before = retriever.index.ids
+        (found,) = retriever.invoke("Where does Mara work?")
+        found.page_content += " today"
+        retriever.add_documents([found])
+        assert retriever.index.ids == before
+        assert retriever.index.ids_of_document("doc") == before
+        assert retriever.get([found.id])[0].page_content.endswith(" today")
+        assert len(retriever.delete_ref_doc("doc")) == len(before)
+
+
+def test_an_edited_node_is_still_a_node(model: QRAGModel) -> None:
+    document = LlamaDocument(text=TEXT, id_="doc", metadata={"year": 2001})
+    retriever = QRAGRetriever.from_documents([document], model=model, k=1)
+    (found,) = retriever.invoke("Who works?")
+    found.metadata["reviewed"] = True
+    retriever.add_documents([found])
+    (node,) = retriever.retrieve("Who works?")
+    assert node.node.ref_doc_id == "doc"
+    assert node.metadata == {"year": 2001, "reviewed": True, "qrag_hop": 1}
+    assert retriever.refresh_ref_docs([document]) == [False], "the source has not changed"
 
 
 @pytest.mark.parametrize("hop_key", ["qrag_hop", "hop"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from llama_index.core.schema import (
 from qrag_retriever.batching import off_the_loop
 from qrag_retriever.errors import UnknownIdError
 from qrag_retriever.index import ChunkIndex
-from qrag_retriever.integrations.added_metadata import free_key, without_added
+from qrag_retriever.integrations.added_metadata import free_key
 from qrag_retriever.integrations.llama_index_hops import hop_listener
 from qrag_retriever.records import Record, document_of
 
@@ -44,7 +45,7 @@ def is_document(item: object) -> bool:
     return isinstance(item, Document)
 
 
-def record_of(node: BaseNode, hop_key: str | None = None) -> Record:
+def record_of(node: BaseNode, metadata: Mapping[str, Any] | None = None) -> Record:
     """Make a record of a node.
 
     Its embedding, which is another model's, is left out. What a live ``IndexNode.obj`` is belongs in the index's
@@ -52,14 +53,14 @@ def record_of(node: BaseNode, hop_key: str | None = None) -> Record:
 
     Args:
         node: Of any class in LlamaIndex's schema.
-        hop_key: Where a node that comes from a search has its hop, which is left out.
+        metadata: What of the node's own is kept; None: all.
 
     Raises:
         TypeError: If the node is of a class that LlamaIndex's schema does not have: it could not be built again.
     """
     if type(node) is not getattr(schema, node.class_name(), None):
         raise TypeError(f"expected a node class of llama_index.core.schema, got {type(node).__qualname__}")
-    node = _plain(node, hop_key)
+    node = _plain(node, node.metadata if metadata is None else metadata)
     text = node.get_content(metadata_mode=MetadataMode.NONE)
     embedded = node.get_content(metadata_mode=MetadataMode.EMBED)
     return Record(
@@ -70,6 +71,14 @@ def record_of(node: BaseNode, hop_key: str | None = None) -> Record:
         copy.deepcopy(node.to_dict()),
         None if embedded == text else embedded,
     )
+
+
+def edited(record: Record, text: str, metadata: dict[str, Any]) -> Record:
+    """Return a node's record with another text and other metadata, with the same relationships."""
+    node = node_of(record)
+    node.set_content(text)
+    node.metadata = metadata
+    return record_of(node)
 
 
 def objects_of(nodes: Sequence[BaseNode]) -> dict[str, Any]:
@@ -123,8 +132,12 @@ class LlamaIndexSide(BaseRetriever):
         index: ChunkIndex = self.index  # type: ignore[attr-defined]
         old = _chunks_of(index, document.id_)
         new: list[str] = self.add_documents([document], splitter)  # type: ignore[attr-defined]
-        index.delete([chunk for chunk in old if chunk not in set(new)], ignore_unknown=True)
+        index.delete_before(document.id_, new, old)
         return new
+
+    async def aupdate_ref_doc(self, document: Document, splitter: NodeParser | None = None) -> list[str]:
+        """Do as `update_ref_doc`, off the event loop."""
+        return await asyncio.to_thread(self.update_ref_doc, document, splitter)
 
     def refresh_ref_docs(self, documents: Sequence[Document], splitter: NodeParser | None = None) -> list[bool]:
         """Index the documents that are new or have changed, and tell for each whether it was one.
@@ -139,6 +152,10 @@ class LlamaIndexSide(BaseRetriever):
             if changed[-1]:
                 self.update_ref_doc(document, splitter)
         return changed
+
+    async def arefresh_ref_docs(self, documents: Sequence[Document], splitter: NodeParser | None = None) -> list[bool]:
+        """Do as `refresh_ref_docs`, off the event loop."""
+        return await asyncio.to_thread(self.refresh_ref_docs, documents, splitter)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         # The records of the version that was searched, whatever was added or deleted meanwhile.
@@ -181,6 +198,9 @@ class LlamaIndexSide(BaseRetriever):
 
     def _node(self, record: Record, score: float, hop: int) -> NodeWithScore:
         node = node_of(record)
+        if isinstance(node, IndexNode) and node.obj is None and node.index_id not in self.object_map:
+            live: Any = self.index.live_objects  # type: ignore[attr-defined]
+            node.obj = live.get(node.index_id)
         if self.hop_key is not None:
             key = free_key(self.hop_key, node.metadata)
             node.metadata[key] = hop
@@ -210,14 +230,13 @@ def _is_live(node: IndexNode) -> bool:
     return node.obj is not None and not isinstance(node.obj, BaseNode)
 
 
-def _plain(node: BaseNode, hop_key: str | None) -> BaseNode:
-    """Copy a node without what cannot or need not be kept: a live object, an embedding, the hop of a search."""
+def _plain(node: BaseNode, metadata: Mapping[str, Any]) -> BaseNode:
+    """Copy a node without what cannot or need not be kept: a live object, an embedding, metadata that is left out."""
     changed: dict[str, Any] = {"embedding": None}
     if isinstance(node, IndexNode) and _is_live(node):
         changed["obj"] = None
-    own = without_added(node.metadata, None, hop_key)
-    if added := node.metadata.keys() - own.keys():
-        changed["metadata"] = own
+    if added := node.metadata.keys() - metadata.keys():
+        changed["metadata"] = dict(metadata)
         for name in ("excluded_llm_metadata_keys", "excluded_embed_metadata_keys"):
             changed[name] = [key for key in getattr(node, name) if key not in added]
     return node.model_copy(update=changed)

@@ -147,16 +147,15 @@ def measure(
     stopped: BaseException | None = None
     try:
         for sample in shown:
-            for method, outcome in zip(methods, outcomes, strict=True):
-                found, scores = _answered(method, sample, questions.step_limit, reader)
+            answers = [_answered(method, sample, questions.step_limit, reader) for method in methods]
+            for (found, scores), outcome in zip(answers, outcomes, strict=True):
                 outcome.add(sample, found, scores)
-                if method is methods[0] and mistakes is not None:
-                    mistake = mistake_of(sample, found, questions.step_limit)
-                    mistakes += [] if mistake is None else [{**about, **mistake}]
+            mistake = None if mistakes is None else mistake_of(sample, answers[0][0], questions.step_limit)
+            if mistakes is not None and mistake is not None:
+                mistakes.append({**about, **mistake})
             asked.append((len(sample.chunks), questions.is_longer(sample)))
     except (RewardError, KeyboardInterrupt) as error:
         stopped = error
-        outcomes = [outcome.first(len(asked)) for outcome in outcomes]
     if not asked:
         return [], [], stopped
     rows = [

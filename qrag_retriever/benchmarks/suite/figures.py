@@ -1,4 +1,4 @@
-"""Figures of a method on a set of questions, with bootstrap intervals, and paired differences between methods."""
+"""Figures of a method on a set of questions, with their intervals, and paired differences between methods."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from qrag_retriever.training.data import Sample
 
 NUM_RESAMPLES = 2_000
 _Z = 1.959964  # of a normal distribution, 95% lies within so many standard deviations
-_MOST_SIGNS, _NUM_DRAWS, _ROUNDING = 12, 20_000, 1e-9
+_MOST_SIGNS, _NUM_DRAWS, _DRAWN_TOGETHER, _ROUNDING = 12, 20_000, 200, 1e-9
 SCORES = ("fact_recall", "recall_at_k", "fact_f1", "exact", "hit_at_1")
 AUTO_SCORES = ("auto_fact_recall", "auto_fact_f1", "auto_picks")
 READER_SCORES = ("answer_em", "answer_f1")
+_COUNTS = ("auto_picks",)
 
 
 @dataclass
@@ -42,11 +43,6 @@ class Outcomes:
         self.llm_calls += found.llm_calls
         for name, value in scores.items():
             self.scores.setdefault(name, []).append(value)
-
-    def first(self, count: int) -> Outcomes:
-        """Return what came out for the first questions."""
-        scores = {name: values[:count] for name, values in self.scores.items()}
-        return Outcomes(self.ids[:count], scores, self.seconds[:count], self.llm_calls)
 
 
 def num_picks(sample: Sample, step_limit: int) -> int:
@@ -87,17 +83,19 @@ def scores_of(sample: Sample, found: Found, step_limit: int, min_q: float | None
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95% interval of a mean over questions, taken as independent of each other.
-
-    Of shares by Wilson's formula, since a bootstrap would be certain of what is always right in a few questions; of
-    other means by a bootstrap.
-    """
+    """Return the 95% bootstrap interval of a mean over questions, taken as independent of each other."""
     sample = np.asarray(values, float)
-    if np.isin(sample, (0.0, 1.0)).all():
-        return _wilson(float(sample.mean()), len(sample))
     drawn = np.random.default_rng(0).integers(len(sample), size=(NUM_RESAMPLES, len(sample)))
     low, high = np.percentile(sample[drawn].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)
+
+
+def share_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return Wilson's 95% interval of a mean of values from 0 to 1 (a little too wide, if some lie in between).
+
+    A bootstrap would be certain of what is always right in a few questions.
+    """
+    return _wilson(float(np.mean(values)), len(values))
 
 
 def _wilson(share: float, count: int) -> tuple[float, float]:
@@ -110,8 +108,8 @@ def _wilson(share: float, count: int) -> tuple[float, float]:
 def paired_interval(values: Sequence[float]) -> tuple[float, float]:
     """Return the 95% interval of a mean of paired differences between -1 and 1.
 
-    One question more is taken as won and one as lost, by half (Agresti and Min 2005): else few questions that all have
-    the same difference would leave no doubt.
+    After Agresti and Min (2005): a half is added to each cell of the table of who was right, as if two questions more
+    had been asked. Else few questions that all have the same difference would leave no doubt.
     """
     differences = np.asarray(values, float)
     count = len(differences) + 2
@@ -126,15 +124,17 @@ def p_value(differences: Sequence[float]) -> float:
     By all signs of up to 12 differences that are not 0, else by 20,000 draws of them.
     """
     given = np.asarray(differences, float)
+    found = abs(float(given.sum()))
     given = np.abs(given[given != 0])
-    if not len(given):
-        return 1.0
     if len(given) <= _MOST_SIGNS:
         signs = 1 - 2 * (np.arange(2 ** len(given))[:, None] >> np.arange(len(given)) & 1)
-    else:
-        signs = np.random.default_rng(0).choice([-1, 1], (_NUM_DRAWS, len(given)))
-    found = abs(float(np.sum(differences)))
-    return float(np.mean(np.abs(signs @ given) >= found - _ROUNDING))
+        return float(np.mean(np.abs(signs @ given) >= found - _ROUNDING))
+    random = np.random.default_rng(0)
+    hits = 0
+    for _ in range(_NUM_DRAWS // _DRAWN_TOGETHER):
+        drawn = 1.0 - 2.0 * random.integers(2, size=(_DRAWN_TOGETHER, len(given)), dtype=np.int8)
+        hits += int(np.sum(np.abs(drawn @ given) >= found - _ROUNDING))
+    return (hits + 1) / (_NUM_DRAWS + 1)  # what was found is one of the draws
 
 
 def row_of(outcomes: Outcomes) -> dict[str, float | int]:
@@ -142,7 +142,8 @@ def row_of(outcomes: Outcomes) -> dict[str, float | int]:
     row: dict[str, float | int] = {}
     for name, values in outcomes.scores.items():
         row[name] = float(np.mean(values))
-        row[f"{name}_low"], row[f"{name}_high"] = interval(values)
+        bounds = interval(values) if name in _COUNTS else share_interval(values)
+        row[f"{name}_low"], row[f"{name}_high"] = bounds
     # The first one also loads what is loaded when it is needed.
     seconds = outcomes.seconds[1:] or outcomes.seconds
     row["seconds_per_query"] = float(np.median(seconds))

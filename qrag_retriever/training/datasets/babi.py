@@ -10,10 +10,11 @@ import numpy as np
 from qrag_retriever.checks import check_at_least_one
 from qrag_retriever.json_lines import Place
 from qrag_retriever.training.data import Sample
-from qrag_retriever.training.datasets.books import Noise, default_noise
+from qrag_retriever.training.datasets.books import Noise, book_files, default_noise
 from qrag_retriever.training.datasets.carrying import questions_before
+from qrag_retriever.training.datasets.lookalikes import Lookalikes
 from qrag_retriever.training.datasets.reading import find_file, read_text
-from qrag_retriever.training.datasets.renaming import Rename, Renaming
+from qrag_retriever.training.datasets.renaming import WORDS, Rename, Renaming
 from qrag_retriever.training.datasets.splits import Split, check_filled, check_share, check_split, cut_of
 
 # Length in tokens, as benchmarks name it -> sentences of a document.
@@ -135,6 +136,7 @@ class BabiLong:
         noise_window: int | None = None,
         rename: bool = False,
         made: bool = False,
+        hard_noise: int = 0,
         validation_share: float = 0.1,
         seed: int = 0,
     ) -> None:
@@ -154,6 +156,9 @@ class BabiLong:
             made: Whether the stories are asked, in place of the file's questions, all that their statements answer at
                 the same moments (task 3, train split only): six times the questions, and most of them about earlier
                 rooms, which are rare in the file. Give the file's questions as another source beside it.
+            hard_noise: So many of a document's other sentences, if the train books have them, mention somebody or
+                something that the question (half of them) or its evidence names, as many sentences of a very long
+                document do. Train split only.
             validation_share: Share of the train stories that is for validation.
             seed: Decides what the default noise of an era is.
 
@@ -177,6 +182,11 @@ class BabiLong:
                 check_at_least_one(noise_window=noise_window)
             own_window = noise_window if split == "train" else None
             self.noise = default_noise(folder, split, num_chunks, seed, own_window) if noise is None else noise
+        if hard_noise < 0:
+            raise ValueError(f"hard_noise must be at least 0, got {hard_noise}")
+        self._hard_noise, self._lookalikes = hard_noise, None
+        if hard_noise and num_chunks is not None and split == "train":
+            self._lookalikes = Lookalikes(book_files(folder, split), WORDS, seed)
         self._elsewhere: set[str] = set()  # stories of validation and test
         self._path, stories = self._stories(folder, validation_share)
         self._renaming: Renaming | None = None
@@ -204,7 +214,15 @@ class BabiLong:
         if num_noise and self.noise is not None:
             total = num_noise + len(facts)
             places = np.sort(random.choice(total, len(facts), replace=False, shuffle=False)).tolist()
-            chunks = _merged(facts, places, self.noise.draw(num_noise, random, era))
+            noise = self.noise.draw(num_noise, random, era)
+            if self._lookalikes is not None:
+                count, asked = min(self._hard_noise, num_noise), rename(question.text)
+                hard = self._lookalikes.draw([asked], count - count // 2, random, era)
+                evidence = [facts[fact] for fact in question.supporting]
+                hard += self._lookalikes.draw(evidence, count - len(hard), random, era)
+                for place, sentence in zip(random.permutation(num_noise).tolist(), hard, strict=False):
+                    noise[place] = sentence
+            chunks = _merged(facts, places, noise)
         else:
             chunks = facts
         own = f"made-{number}" if self._made else f"{self._path.stem.rpartition('_')[2]}-{question.line}"

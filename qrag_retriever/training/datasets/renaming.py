@@ -13,7 +13,8 @@ _KINDS = (
     ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office"),
     ("apple", "football", "milk"),
 )
-_WORD = re.compile("|".join(rf"\b{word}\b" for words in _KINDS for word in words))
+WORDS = tuple(word for words in _KINDS for word in words)
+_WORD = re.compile("|".join(rf"\b{word}\b" for word in WORDS))
 
 Rename = Callable[[str], str]
 
