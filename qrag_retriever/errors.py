@@ -24,7 +24,7 @@ class CacheError(ValueError):
 
 
 class ModelMismatchError(ValueError):
-    """An index was built by another model than the one it is used with."""
+    """An index, or a copy of a model, belongs to another model than the one that is given or found."""
 
 
 class DuplicateIdError(ValueError):

@@ -27,7 +27,7 @@ from qrag_retriever.default_model import BUNDLED, local_name, not_loaded
 from qrag_retriever.devices import Dtype, choose_device, choose_dtype
 from qrag_retriever.embedding_cache import EmbeddingCache
 from qrag_retriever.encoders import ActionEncoder, StateEncoder, keep_layers
-from qrag_retriever.errors import ModelFolderError
+from qrag_retriever.errors import ModelFolderError, ModelMismatchError
 from qrag_retriever.model_card import model_card
 from qrag_retriever.pair import (
     Pair,
@@ -38,11 +38,13 @@ from qrag_retriever.pair import (
     read_tried,
     save_encoder,
     untrained_config,
+    weight_digests,
     without_bars,
 )
 from qrag_retriever.safe_loading import check_encoder_folder
 from qrag_retriever.shared_pairs import shared_pair
 from qrag_retriever.state import StateInput
+from qrag_retriever.weights import weight_content
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -147,8 +149,11 @@ class QRAGModel:
         self.embed_with(cache, workers)
         self._lock = threading.RLock()
         self._encoders: tuple[StateEncoder, ActionEncoder] | None = None
-        self._weights_of_source: list[tuple[int, int]] = []
-        self._fingerprint: str | None = None
+        # Of the weights as they were loaded, or last saved: their checksums, and what they are identified by.
+        self._content: list[int] = []
+        self._digests: tuple[bytes, bytes] | None = None
+        # The fingerprint that a copy must have once it is loaded.
+        self._expected: str | None = None
 
     @classmethod
     def from_pretrained(
@@ -406,16 +411,23 @@ class QRAGModel:
         """Identify everything that decides embeddings: weights of both encoders and the fields that matter.
 
         The same on every device and by every exact backend; weights that were cast to another dtype are identified by
-        what they were before.
+        what they were before, until they are trained.
         """
         own = self._weights_fingerprint()
         return own if is_exact(self.backend) else hashlib.sha256(f"{own} {self.backend}".encode()).hexdigest()
 
     def _weights_fingerprint(self) -> str:
         with self._lock:
-            if self._fingerprint is not None:
-                return self._fingerprint
-            return fingerprint(self.config, self.state_encoder.model, self.action_encoder.model)
+            state, action = (encoder.model for encoder in self._loaded())
+            if self._is_changed():
+                return fingerprint(self.config, weight_digests(state, action))
+            if self._digests is None:
+                self._digests = weight_digests(state, action)
+            return fingerprint(self.config, self._digests)
+
+    def _is_changed(self) -> bool:
+        """Tell whether weights were changed since they were loaded or saved: reads all of them."""
+        return self._encoders is not None and self._content != weight_content(*(e.model for e in self._encoders))
 
     def save_pretrained(self, folder: str | Path, compact: bool = False) -> None:
         """Write a model folder, whole or not at all.
@@ -439,7 +451,7 @@ class QRAGModel:
             raise OSError(f"the model cannot be written to {target}, nothing was changed: {error}") from error
         if self.source is None and not compact:
             self.source = ModelSource("pretrained", str(target.absolute()), _kept_backend(self.backend))
-            self._weights_of_source = _weight_marks(self._loaded())
+            self._content = weight_content(*(encoder.model for encoder in self._loaded()))
 
     def _write(self, draft: Path, target: Path, compact: bool) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-full-") as scratch:
@@ -472,53 +484,58 @@ class QRAGModel:
             if self._encoders is None:
                 state, action = self._load_pair()
                 dtype = choose_dtype(self._dtype, self.device)
-                if dtype is not None:
-                    self._fingerprint = fingerprint(self.config, state, action)
+                if dtype is not None and self._digests is None:
+                    self._digests = weight_digests(state, action)  # of what is in the folder, before it is rounded
                 for encoder in {id(state): state, id(action): action}.values():
                     encoder.to(device=self.device, dtype=dtype)
                 self._encoders = StateEncoder(state, self.config), ActionEncoder(action, self.config)
-                self._weights_of_source = _weight_marks(self._encoders)
+                self._content = weight_content(state, action)
             return self._encoders
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the source if its weights are still these, else the encoders; locks and loaders stay behind."""
-        changed = self._encoders is not None and _weight_marks(self._encoders) != self._weights_of_source
-        source = None if changed else self.source
+        is_changed = self._is_changed()
+        source = None if is_changed else self.source
         kept: dict[str, Any] = {
             "config": self.config, "source": source, "device": self._device, "dtype": self._dtype,
             "cache": self.cache, "workers": self._devices or None, "backend": self._backend,
         }  # fmt: skip
         if source is None:
             kept["pair"] = tuple(encoder.model for encoder in self._loaded())
+            # What has been rounded is known by what it was before.
+            kept["digests"] = None if is_changed else self._digests
+        else:
+            # What is now in its place may be another one when the copy is loaded.
+            kept["expected"] = self._expected if self._encoders is None else self._weights_fingerprint()
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Load the encoders again when they are first used."""
-        source, pair = state["source"], state.get("pair")
+        source, pair, expected = state["source"], state.get("pair"), state.get("expected")
 
         def load_pair() -> Pair:
             if pair is not None:
                 return pair[0], pair[1]
             # Encoders of its own: what comes of this is moved and cast, and perhaps trained.
             model = source.load(device="cpu", shared=False)
-            return model.state_encoder.model, model.action_encoder.model
+            loaded = model.state_encoder.model, model.action_encoder.model
+            if expected is not None and expected != (found := fingerprint(state["config"], weight_digests(*loaded))):
+                raise ModelMismatchError(
+                    f"the model {source.name or 'of this package'} is no longer the one that was copied (fingerprint "
+                    f"{expected[:12]}) but another one (fingerprint {found[:12]}): it was saved anew since; load it "
+                    "with QRAGModel.from_pretrained if it is the one to use, or save the other one elsewhere"
+                )
+            return loaded
 
         kept = (state[name] for name in ("device", "dtype", "cache", "workers"))
         self.__init__(state["config"], load_pair, source, *kept, state["backend"].name)  # type: ignore[misc]
-        self._backend = state["backend"]
+        self._backend, self._expected, self._digests = state["backend"], expected, state.get("digests")
 
     def __repr__(self) -> str:
         """Name the source and the settings that matter most."""
         name = "in memory" if self.source is None else self.source.name or "default"
         rounding = "" if is_exact(self.backend) else f", backend={self.backend!r}"
         return f"QRAGModel({name!r}, dim={self.config.dim}, positions={self.config.positions!r}{rounding})"
-
-
-def _weight_marks(encoders: tuple[StateEncoder, ActionEncoder]) -> list[tuple[int, int]]:
-    """Return what changes when weights are changed in place or replaced; reading all of them would take long."""
-    return [
-        (w.data_ptr(), w._version) for encoder in encoders for w in encoder.model.state_dict(keep_vars=True).values()
-    ]
 
 
 def _kept_backend(backend: Backend) -> dict[str, Any]:

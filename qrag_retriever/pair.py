@@ -62,12 +62,17 @@ def embedding_dimension(encoder: SentenceTransformer) -> int:
     return int(ask() or 0)
 
 
-def fingerprint(config: QRAGConfig, state: SentenceTransformer, action: SentenceTransformer) -> str:
-    """Identify everything that decides embeddings: all weights, and the fields that matter."""
+def fingerprint(config: QRAGConfig, digests: tuple[bytes, bytes]) -> str:
+    """Identify everything that decides embeddings: all weights, by their digests, and the fields that matter."""
     digest = hashlib.sha256(repr([(name, getattr(config, name)) for name in _FINGERPRINTED]).encode())
-    digests = {id(encoder): _weights_digest(encoder) for encoder in {id(state): state, id(action): action}.values()}
-    digest.update(digests[id(state)] + digests[id(action)])
+    digest.update(b"".join(digests))
     return digest.hexdigest()
+
+
+def weight_digests(state: SentenceTransformer, action: SentenceTransformer) -> tuple[bytes, bytes]:
+    """Identify the weights of both encoders, whatever number format holds them."""
+    digests = {id(encoder): _weights_digest(encoder) for encoder in {id(state): state, id(action): action}.values()}
+    return digests[id(state)], digests[id(action)]
 
 
 def _weights_digest(encoder: SentenceTransformer) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "qrag_retriever"
 LINES = [
-    ["errors", "checks", "batching", "_extras", "_files", "positions", "rotary", "state", "sentences"],
+    ["errors", "checks", "batching", "_extras", "_files", "positions", "rotary", "state", "sentences", "weights"],
     [
         "records",
         "devices",

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +22,7 @@ from qrag_retriever.backends.kinds import (
 )
 from qrag_retriever.backends.runtimes import ExportedEncoder, load_forward
 from qrag_retriever.encoders import ActionEncoder
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+from qrag_retriever.weights import weight_content, weight_signs
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +39,8 @@ _WORTH_A_TRIAL = 30.0
 _WORTH_AN_EXPORT = 300.0
 # What another backend must gain, so that chance does not choose it.
 _LEAST_GAIN = 1.1
+# From so many texts on, reading all weights, to be sure that they are those that were exported, is a small part.
+_WORTH_READING = 256
 _ROUNDS = 3
 
 Identity = Callable[[], str]
@@ -65,7 +65,8 @@ class ChunkBackend:
     def _forget(self) -> None:
         self._chosen: Backend | None = None if self.name == "auto" else self.name
         self._exported: ExportedEncoder | None = None
-        self._weights: Any = None
+        self._signs: Any = None
+        self._content: Any = None
 
     @property
     def in_use(self) -> Backend:
@@ -89,8 +90,8 @@ class ChunkBackend:
             ValueError: If that backend cannot carry this encoder, or gives other embeddings.
         """
         with self._lock:
-            if self._weights is not None and self._weights != _weights_of(encoder.model):
-                self._forget()  # they have been trained since
+            if self._exported is not None and self._is_outdated(encoder, thoroughly=len(texts) >= _WORTH_READING):
+                self._forget()
             if not texts or self._exported is not None or self._chosen == "torch":
                 return
             if self._chosen is not None:
@@ -101,9 +102,15 @@ class ChunkBackend:
     def encoder(self, encoder: ActionEncoder) -> ActionEncoder:
         """Return what embeds chunks in place of torch's encoder, or that one."""
         with self._lock:
-            if self._exported is None or self._weights != _weights_of(encoder.model):
+            if self._exported is None or self._is_outdated(encoder):
                 return encoder
             return self._exported
+
+    def _is_outdated(self, encoder: ActionEncoder, thoroughly: bool = False) -> bool:
+        """Tell whether the encoder has been trained since it was exported."""
+        if self._signs != weight_signs(encoder.model):
+            return True
+        return thoroughly and self._content != weight_content(encoder.model)
 
     def decided(self) -> ChunkBackend:
         """Return the backend in use for a worker process: one that asks for no trial, and finds the same exports."""
@@ -133,7 +140,8 @@ class ChunkBackend:
 
     def _take(self, name: Backend, made: ExportedEncoder | None) -> None:
         self._chosen, self._exported = name, made
-        self._weights = None if made is None else _weights_of(made.model)
+        if made is not None:
+            self._signs, self._content = weight_signs(made.model), weight_content(made.model)
 
     def _try(self, encoder: ActionEncoder, texts: Sequence[str], identity: Identity) -> None:
         """Choose by trial, where the work is long enough; whatever goes wrong leaves torch in place."""
@@ -235,8 +243,3 @@ def _can_be_exported(encoder: ActionEncoder) -> bool:
     return encoder.device.type == "cpu" and all(
         weight.dtype == torch.float32 for weight in encoder.model.parameters() if weight.is_floating_point()
     )
-
-
-def _weights_of(model: SentenceTransformer) -> Any:
-    """Identify a model's weights within this process: where they are, and how often they were changed in place."""
-    return [(weight.data_ptr(), weight._version) for weight in model.parameters()]

@@ -1,0 +1,135 @@
+"""Weights that change after they were loaded, whatever changes them, and folders that change behind a model's back."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from qrag_retriever import ChunkIndex, QRAGModel
+from qrag_retriever.backends import choice, export
+from qrag_retriever.backends.kinds import has_packages
+from qrag_retriever.errors import ModelMismatchError
+from qrag_retriever.weights import weight_content, weight_signs
+from tests.conftest import STORY
+from tests.tiny_pair import nudge
+
+TEXTS = STORY[:3]
+
+
+def fused(model: QRAGModel) -> None:
+    encoder = model.action_encoder
+    optimizer = torch.optim.AdamW(encoder.model.parameters(), lr=1e-2, fused=True)
+    encoder.forward(encoder.tokenize(TEXTS)[0]).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def through_data(model: QRAGModel) -> None:
+    for weight in model.action_encoder.model.parameters():
+        weight.data.mul_(1.1)
+
+
+def in_place(model: QRAGModel) -> None:
+    nudge(list(model.action_encoder.model.parameters()), seed=0)
+
+
+def pickled(model: QRAGModel) -> QRAGModel:
+    again: QRAGModel = pickle.loads(pickle.dumps(model))
+    return again
+
+
+def moved(model: QRAGModel) -> QRAGModel:
+    return model.moved("cpu")
+
+
+@pytest.mark.parametrize("train", [fused, through_data, in_place])
+def test_copies_have_the_weights_of_now(model_folder: Path, train: Callable[[QRAGModel], None]) -> None:
+    model = QRAGModel.from_pretrained(model_folder, device="cpu")
+    before, known = model.encode_chunks(TEXTS), model.fingerprint()
+    train(model)
+    now = model.encode_chunks(TEXTS)
+    assert np.abs(now - before).max() > 1e-4
+    assert model.fingerprint() != known
+    for made in (copy.deepcopy(model), pickled(model), moved(model)):
+        np.testing.assert_allclose(made.embed_block(TEXTS)[0], now, atol=1e-6)
+        assert made.fingerprint() == model.fingerprint()
+
+
+@pytest.mark.skipif(not has_packages("onnx"), reason="onnx is not installed")
+@pytest.mark.parametrize("train", [fused, through_data])
+def test_an_export_is_not_used_for_other_weights(
+    model_folder: Path, train: Callable[[QRAGModel], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = QRAGModel.from_pretrained(model_folder, device="cpu", backend="onnx")
+    model.encode_chunks(TEXTS)
+    train(model)
+    # Whoever asks for the encoder before it is exported again gets torch's.
+    assert model._backend.encoder(model.action_encoder) is model.action_encoder
+    np.testing.assert_allclose(model.encode_chunks(TEXTS), model.action_encoder.encode(TEXTS), atol=1e-5)
+
+
+@pytest.mark.skipif(not has_packages("onnx"), reason="onnx is not installed")
+def test_before_much_work_all_weights_are_read(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single value that no sign tells of."""
+    model = QRAGModel.from_pretrained(model_folder, device="cpu", backend="onnx")
+    model.encode_chunks(TEXTS)
+    made: list[Path] = []
+    original = export._export
+    monkeypatch.setattr(export, "_export", lambda encoder, path: (made.append(path), original(encoder, path)))
+    weight = max(model.action_encoder.model.parameters(), key=torch.numel)
+    weight.data.view(-1)[1] += 1.0
+    model.encode_chunks(TEXTS)
+    assert not made
+    monkeypatch.setattr(choice, "_WORTH_READING", len(TEXTS))
+    model.encode_chunks(TEXTS)
+    assert len(made) == 1
+
+
+def test_signs_and_content_of_weights() -> None:
+    layer = torch.nn.Linear(64, 64).to(torch.bfloat16)
+    signs, content = weight_signs(layer), weight_content(layer, layer)
+    assert (weight_signs(layer), weight_content(layer)) == (signs, content)
+    layer.weight.data[0, 1] += 1
+    assert weight_signs(layer) == signs
+    assert weight_content(layer) != content
+    layer.bias.data.add_(1)
+    assert weight_signs(layer) != signs
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled, moved])
+@pytest.mark.parametrize("is_compact", [False, True])
+def test_a_copy_is_never_of_what_came_into_the_folder_since(
+    tiny_encoder: Path, tmp_path: Path, copied: Callable[[QRAGModel], QRAGModel], is_compact: bool
+) -> None:
+    trained = QRAGModel.from_encoder(tiny_encoder, device="cpu")
+    trained.save_pretrained(tmp_path / "best", compact=is_compact)
+    model = QRAGModel.from_pretrained(tmp_path / "best", device="cpu")
+    expected = model.encode_chunks(TEXTS)
+    np.testing.assert_array_equal(copied(copied(model)).embed_block(TEXTS)[0], expected)
+    in_place(trained)
+    trained.save_pretrained(tmp_path / "best", compact=is_compact)
+    for made in (copied(model), copied(copied(model))):
+        with pytest.raises(ModelMismatchError, match="no longer the one that was copied"):
+            made.embed_block(TEXTS)
+
+
+def test_a_rounded_model_that_is_trained_is_another_one(tiny_encoder: Path, tmp_path: Path) -> None:
+    exact = QRAGModel.from_encoder(tiny_encoder, device="cpu")
+    model = QRAGModel.from_encoder(tiny_encoder, device="cpu", dtype="bfloat16", cache=tmp_path / "cache.sqlite")
+    before = model.encode_chunks(TEXTS)
+    assert model.fingerprint() == exact.fingerprint() == pickled(model).fingerprint()
+    in_place(model)
+    assert model.fingerprint() != exact.fingerprint()
+    after = model.encode_chunks(TEXTS)
+    assert np.abs(after - before).max() > 1e-2
+    np.testing.assert_array_equal(after, model.embed_block(TEXTS)[0])
+    assert pickled(model).fingerprint() == model.fingerprint()
+    ChunkIndex.from_texts(TEXTS, model=model).save(tmp_path / "index")
+    with pytest.raises(ModelMismatchError):
+        ChunkIndex.load(tmp_path / "index", model=exact)
