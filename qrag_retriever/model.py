@@ -34,6 +34,7 @@ from qrag_retriever.pair import (
     detached,
     download,
     fingerprint,
+    folder_stamp,
     read_pair,
     read_tried,
     save_encoder,
@@ -152,7 +153,8 @@ class QRAGModel:
         # Of the weights as they were loaded, or last saved: their checksums, and what they are identified by.
         self._content: list[int] = []
         self._digests: tuple[bytes, bytes] | None = None
-        # The fingerprint that a copy must have once it is loaded.
+        # What a copy must have once it is loaded: the folder's stamp, or the fingerprint.
+        self._stamp: bytes | None = None
         self._expected: str | None = None
 
     @classmethod
@@ -203,6 +205,7 @@ class QRAGModel:
             source = ModelSource("pretrained", str(folder.absolute() if folder.is_dir() else name_or_path), options)
             if not folder.is_dir():
                 folder = download(str(name_or_path), revision)
+        stamp = folder_stamp(folder)
         if reference_checkpoint.is_reference_checkpoint(folder):
             config, loader = reference_checkpoint.read_config(folder), reference_checkpoint.read_encoders
         else:
@@ -213,8 +216,10 @@ class QRAGModel:
             config, loader = QRAGConfig.read(folder), read_pair
             verify_checksums(folder, only=CONFIG_NAME)
         config = config.replaced(**config_overrides)
-        load = partial(read_tried, loader, folder, config.dim)
-        return cls(config, load, source, device, dtype, cache, workers, backend)
+        load = partial(read_tried, loader, folder, config.dim, stamp)
+        model = cls(config, load, source, device, dtype, cache, workers, backend)
+        model._stamp = stamp
+        return model
 
     @classmethod
     def from_encoder(
@@ -505,13 +510,15 @@ class QRAGModel:
             # What has been rounded is known by what it was before.
             kept["digests"] = None if is_changed else self._digests
         else:
-            # What is now in its place may be another one when the copy is loaded.
-            kept["expected"] = self._expected if self._encoders is None else self._weights_fingerprint()
+            # Another one may be in its place when the copy is loaded.
+            is_known = self._encoders is None and (self._stamp or self._expected) is not None
+            kept["expected"] = self._expected if is_known else self._weights_fingerprint()
+            kept["stamp"] = self._stamp if is_known else None
         return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Load the encoders again when they are first used."""
-        source, pair, expected = state["source"], state.get("pair"), state.get("expected")
+        source, pair, expected, stamp = (state.get(name) for name in ("source", "pair", "expected", "stamp"))
 
         def load_pair() -> Pair:
             if pair is not None:
@@ -519,17 +526,19 @@ class QRAGModel:
             # Encoders of its own: what comes of this is moved and cast, and perhaps trained.
             model = source.load(device="cpu", shared=False)
             loaded = model.state_encoder.model, model.action_encoder.model
-            if expected is not None and expected != (found := fingerprint(state["config"], weight_digests(*loaded))):
+            found = None if expected is None else fingerprint(state["config"], weight_digests(*loaded))
+            if expected != found or (stamp is not None and stamp != model._stamp):
                 raise ModelMismatchError(
-                    f"the model {source.name or 'of this package'} is no longer the one that was copied (fingerprint "
-                    f"{expected[:12]}) but another one (fingerprint {found[:12]}): it was saved anew since; load it "
-                    "with QRAGModel.from_pretrained if it is the one to use, or save the other one elsewhere"
+                    f"the model {source.name or 'of this package'} is no longer the one that was copied: it was saved "
+                    "anew since; load it with QRAGModel.from_pretrained if it is the one to use, or save the other one "
+                    "elsewhere and copy that"
                 )
             return loaded
 
         kept = (state[name] for name in ("device", "dtype", "cache", "workers"))
         self.__init__(state["config"], load_pair, source, *kept, state["backend"].name)  # type: ignore[misc]
-        self._backend, self._expected, self._digests = state["backend"], expected, state.get("digests")
+        self._backend, self._digests = state["backend"], state.get("digests")
+        self._expected, self._stamp = expected, stamp
 
     def __repr__(self) -> str:
         """Name the source and the settings that matter most."""

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qrag_retriever.checksums import CHECKSUMS_NAME, DATA_SUFFIXES, verify_checksums
-from qrag_retriever.config import QRAGConfig
+from qrag_retriever.config import CONFIG_NAME, QRAGConfig
 from qrag_retriever.encoders import TOKENIZER_LOCK, position_limit
 from qrag_retriever.errors import ModelFolderError
+from qrag_retriever.reference_checkpoint import SETTINGS_NAME
 from qrag_retriever.safe_loading import check_model_folder
 
 if TYPE_CHECKING:
@@ -86,18 +87,38 @@ def _weights_digest(encoder: SentenceTransformer) -> bytes:
     return digest.digest()
 
 
-def read_tried(read: Callable[[Path], Pair], folder: Path, dim: int) -> Pair:
+def folder_stamp(folder: Path) -> bytes:
+    """Tell what was saved to a model folder from what is saved there later: by its configuration and its checksums."""
+    digest = hashlib.sha256()
+    for path in (folder / name for name in (CONFIG_NAME, CHECKSUMS_NAME, SETTINGS_NAME)):
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.digest()
+
+
+def _check_stamp(folder: Path, stamp: bytes) -> None:
+    if folder_stamp(folder) != stamp:
+        raise ModelFolderError(
+            f"the model in {folder} was saved anew, or removed, since its configuration was read; load it again"
+        )
+
+
+def read_tried(read: Callable[[Path], Pair], folder: Path, dim: int, stamp: bytes) -> Pair:
     """Load both encoders and embed a word with each, so that what cannot work fails here and says so.
 
     Args:
         read: Loads them from the folder.
         folder: Of the model.
         dim: Components that their embeddings must have, as the configuration says.
+        stamp: Of the folder when the configuration was read; see `folder_stamp`.
 
     Raises:
-        ModelFolderError: If they cannot be loaded or embed nothing, or have fewer components.
+        ModelFolderError: If they cannot be loaded or embed nothing, have fewer components, or are others than the
+            configuration is of.
     """
+    _check_stamp(folder, stamp)
     pair = read(folder)
+    # What came into the folder meanwhile may have been read in part.
+    _check_stamp(folder, stamp)
     for role, encoder in zip(("state", "action"), pair, strict=True):
         try:
             found = int(encoder.encode(["a"], show_progress_bar=False).shape[-1])

@@ -44,4 +44,4 @@ def _some_values(weight: torch.Tensor) -> list[Any]:
 def _bytes(weight: torch.Tensor) -> memoryview:
     import torch
 
-    return memoryview(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

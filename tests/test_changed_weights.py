@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,12 @@ import pytest
 import torch
 
 from qrag_retriever import ChunkIndex, QRAGModel
+from qrag_retriever import model as model_module
 from qrag_retriever.backends import choice, export
 from qrag_retriever.backends.kinds import has_packages
-from qrag_retriever.errors import ModelMismatchError
+from qrag_retriever.checksums import CHECKSUMS_NAME
+from qrag_retriever.errors import ModelFolderError, ModelMismatchError
+from qrag_retriever.pair import Pair, read_pair
 from qrag_retriever.weights import weight_content, weight_signs
 from tests.conftest import STORY
 from tests.tiny_pair import nudge
@@ -111,12 +115,55 @@ def test_a_copy_is_never_of_what_came_into_the_folder_since(
     trained.save_pretrained(tmp_path / "best", compact=is_compact)
     model = QRAGModel.from_pretrained(tmp_path / "best", device="cpu")
     expected = model.encode_chunks(TEXTS)
+    unused = copied(QRAGModel.from_pretrained(tmp_path / "best", device="cpu"))
     np.testing.assert_array_equal(copied(copied(model)).embed_block(TEXTS)[0], expected)
     in_place(trained)
     trained.save_pretrained(tmp_path / "best", compact=is_compact)
-    for made in (copied(model), copied(copied(model))):
+    for made in (copied(model), copied(copied(model)), unused):
         with pytest.raises(ModelMismatchError, match="no longer the one that was copied"):
             made.embed_block(TEXTS)
+
+
+def test_a_copy_of_an_encoder_that_was_not_used_yet_is_of_the_weights_that_were_read(
+    tiny_encoder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_encoder, tmp_path / "encoder")
+    made = pickled(QRAGModel.from_encoder(tmp_path / "encoder", device="cpu"))
+    trained = QRAGModel.from_encoder(tiny_encoder, device="cpu")
+    in_place(trained)
+    trained.action_encoder.model.save(str(tmp_path / "encoder"))
+    with pytest.raises(ModelMismatchError, match="no longer the one that was copied"):
+        made.encode_chunks(TEXTS)
+
+
+@pytest.mark.parametrize("with_checksums", [True, False])
+def test_weights_are_never_read_under_the_configuration_of_others(
+    tiny_encoder: Path, tmp_path: Path, with_checksums: bool
+) -> None:
+    QRAGModel.from_encoder(tiny_encoder, device="cpu").save_pretrained(tmp_path / "best")
+    if not with_checksums:
+        (tmp_path / "best" / CHECKSUMS_NAME).unlink()
+    model = QRAGModel.from_pretrained(tmp_path / "best", device="cpu")
+    QRAGModel.from_encoder(tiny_encoder, device="cpu", output_scale=0.1).save_pretrained(tmp_path / "best")
+    with pytest.raises(ModelFolderError, match="saved anew, or removed, since its configuration was read; load it"):
+        model.encode_chunks(TEXTS)
+
+
+def test_a_folder_that_is_saved_anew_while_it_is_read_is_not_mixed(
+    tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = QRAGModel.from_encoder(tiny_encoder, device="cpu")
+    trained.save_pretrained(tmp_path / "best")
+    in_place(trained)
+
+    def late(folder: Path) -> Pair:
+        trained.save_pretrained(folder)
+        return read_pair(folder)
+
+    monkeypatch.setattr(model_module, "read_pair", late)
+    model = QRAGModel.from_pretrained(tmp_path / "best", device="cpu")
+    with pytest.raises(ModelFolderError, match="saved anew"):
+        model.encode_chunks(TEXTS)
 
 
 def test_a_rounded_model_that_is_trained_is_another_one(tiny_encoder: Path, tmp_path: Path) -> None:
