@@ -512,6 +512,7 @@ class ChunkIndex:
 
         Raises:
             DuplicateIdError: If an id occurs twice in the call.
+            ModelMismatchError: If the model was trained since it built the index, and the index is not in memory.
             ValueError: If lengths differ, or an embedding has another dimension or is not finite.
             TypeError: If a text is not a string, or the index is on disk and metadata is not JSON.
         """
@@ -523,7 +524,9 @@ class ChunkIndex:
         check_records(records)
         if not records:
             return []
-        vectors = _checked_embeddings(embed(self.model, records) if embeddings is None else embeddings, len(records))
+        if embeddings is None:
+            embeddings = embed(self._model.embedder(len(records)), records)
+        vectors = _checked_embeddings(embeddings, len(records))
         if vectors.shape[1] != self.dim:
             raise ValueError(f"expected embeddings of dimension {self.dim}, got {vectors.shape[1]}")
         with self._lock:
@@ -661,18 +664,22 @@ class ChunkIndex:
         view = self._view
         state = {"geometry": view.geometry, "model": self._model}
         if isinstance(self._backing, FolderBacking):
-            return {**state, "path": self._backing.folder.path}
+            return {**state, "path": self._backing.folder.path, "settings": self._backing.settings}
         if isinstance(self._backing, StoredBacking):
             raise TypeError(f"an index {self._backing.location} cannot be pickled; open it where it is needed")
         source: Any = view.source
         return {**state, "records": source.kept, "vectors": source.rows.array, "deleted": self._backing.deleted_ids()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open the folder again, or take the contents over."""
+        """Open the folder again, or take the contents over.
+
+        Raises:
+            IndexFolderError: If the folder holds another kind of index by now, or one of another model.
+        """
         geometry: Geometry = state["geometry"]
         if "path" in state:
-            backing, layout, stored = FolderBacking.open(IndexFolder(state["path"]))
-            self._set_up(backing, IndexView(geometry, layout, stored), state["model"])
+            backing = FolderBacking(IndexFolder(state["path"]), state["settings"])
+            self._set_up(backing, backing.reopened(geometry), state["model"])
         else:
             source = MemorySource(state["records"], GrowingArray(state["vectors"]))
             view = IndexView(geometry, Layout.initial(state["records"]), source)

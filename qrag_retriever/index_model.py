@@ -18,6 +18,9 @@ from qrag_retriever.errors import IndexFolderError, ModelMismatchError
 from qrag_retriever.model import ModelSource, QRAGModel
 from qrag_retriever.records import Record
 
+# So many texts take so long that reading all weights is a small part.
+_WORTH_READING = 256
+
 ModelLike = QRAGModel | str | Path | None
 
 
@@ -56,6 +59,8 @@ class IndexModel:
         self._stored = stored
         self.options = (device, dtype)
         self._lock = threading.RLock()
+        # Signs of the weights that the fingerprint was compared for.
+        self._checked: Any = None
         self._stored_config: QRAGConfig | None = None
         self._short_fingerprint: str | None = None
         if stored is not None:
@@ -85,7 +90,7 @@ class IndexModel:
             if self._model is None:
                 found = self.source_model()
                 self.check(found)
-                self._model = found
+                self._take(found)
             return self._model
 
     def source_model(self) -> QRAGModel:
@@ -99,7 +104,8 @@ class IndexModel:
             raise ValueError("this index was built from embeddings alone; build or load it with model=...")
         if self._stored["source"] is None:
             raise ValueError(
-                "the model that built this index was never saved, so it cannot be found again; pass model=... to load()"
+                "the model that built this index was never saved, so it cannot be found again; pass model=... to "
+                "load() (a model that was trained in memory must be saved with save_pretrained before the index is)"
             )
         return ModelSource(**self._stored["source"]).load(*self.options)
 
@@ -114,8 +120,28 @@ class IndexModel:
             check_dim(dim, model.config)
         else:
             self.check(model)
-        self._model = model
+        self._take(model)
         self._short_fingerprint = None
+
+    def _take(self, model: QRAGModel) -> None:
+        self._model = model
+        self._checked = model.weight_signs()
+
+    def embedder(self, num_texts: int) -> QRAGModel:
+        """Return the model to embed further chunks with, which must be what it was when it built the index.
+
+        Args:
+            num_texts: To be embedded: for many, all weights are read; else only where they show signs of training.
+
+        Raises:
+            ValueError: As `get`.
+            ModelMismatchError: As `get`, and if the model was trained since.
+        """
+        model = self.get()
+        if self._stored is not None and (num_texts >= _WORTH_READING or self._checked != model.weight_signs()):
+            self.check(model)
+            self._checked = model.weight_signs()
+        return model
 
     def short_fingerprint(self, compute: bool) -> str | None:
         """Return the first 12 digits of the model's fingerprint, for traces; loads nothing.
@@ -141,7 +167,8 @@ class IndexModel:
     def check(self, model: QRAGModel) -> None:
         """Raise ModelMismatchError if another model built the index."""
         if self._stored is not None and not self.is_built_by(model):
-            name = (self._stored["source"] or {}).get("name") or "the default model"
+            source = self._stored["source"]
+            name = "never saved" if source is None else source["name"] or "the default model"
             raise ModelMismatchError(
                 f"this index was built by another model ({name}, fingerprint {self._stored['fingerprint'][:12]}) than "
                 f"{model!r} (fingerprint {model.fingerprint()[:12]}); use that one, or embed anew (load a "
@@ -152,7 +179,7 @@ class IndexModel:
         """Return what an index folder keeps of the model; None if there is none."""
         if self._model is None:
             return None if self._stored is None else dict(self._stored)
-        source = self._model.source
+        source = self._model.current_source()
         return {
             "config": self._model.config.model_dump(),
             "fingerprint": self._model.fingerprint(),

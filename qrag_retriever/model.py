@@ -45,7 +45,7 @@ from qrag_retriever.pair import (
 from qrag_retriever.safe_loading import check_encoder_folder
 from qrag_retriever.shared_pairs import shared_pair
 from qrag_retriever.state import StateInput
-from qrag_retriever.weights import weight_content
+from qrag_retriever.weights import weight_content, weight_signs
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -430,6 +430,18 @@ class QRAGModel:
                 self._digests = weight_digests(state, action)
             return fingerprint(self.config, self._digests)
 
+    def current_source(self) -> ModelSource | None:
+        """Return where the weights can be had again as they are now; None if they were trained and not saved since."""
+        return None if self._is_changed() else self.source
+
+    def weight_signs(self) -> list[tuple[Any, ...]] | None:
+        """Return what is likely to change when weights are trained; see `qrag_retriever.weights`. Loads nothing.
+
+        Returns:
+            None if no encoders are loaded yet.
+        """
+        return None if self._encoders is None else weight_signs(*(encoder.model for encoder in self._encoders))
+
     def _is_changed(self) -> bool:
         """Tell whether weights were changed since they were loaded or saved: reads all of them."""
         return self._encoders is not None and self._content != weight_content(*(e.model for e in self._encoders))
@@ -454,9 +466,20 @@ class QRAGModel:
                 self._write(draft, target, compact)
         except SafetensorError as error:
             raise OSError(f"the model cannot be written to {target}, nothing was changed: {error}") from error
-        if self.source is None and not compact:
-            self.source = ModelSource("pretrained", str(target.absolute()), _kept_backend(self.backend))
-            self._content = weight_content(*(encoder.model for encoder in self._loaded()))
+        if not compact:
+            self._settle(target)
+
+    def _settle(self, folder: Path) -> None:
+        """Take the folder that the weights were saved to for their source, unless they have one already."""
+        with self._lock:
+            if self.current_source() is not None:
+                return
+            models = [encoder.model for encoder in self._loaded()]
+            is_changed, saved = self._is_changed(), weight_digests(*models)
+            # What was rounded after it was loaded is known by what it was before, and that is not in the folder.
+            if is_changed or self._digests in (None, saved):
+                self.source = ModelSource("pretrained", str(folder.absolute()), _kept_backend(self.backend))
+                self._content, self._digests = weight_content(*models), saved
 
     def _write(self, draft: Path, target: Path, compact: bool) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-full-") as scratch:
@@ -518,7 +541,8 @@ class QRAGModel:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Load the encoders again when they are first used."""
-        source, pair, expected, stamp = (state.get(name) for name in ("source", "pair", "expected", "stamp"))
+        source = state["source"]
+        pair, expected, stamp = (state.get(name) for name in ("pair", "expected", "stamp"))
 
         def load_pair() -> Pair:
             if pair is not None:

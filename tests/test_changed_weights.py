@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from qrag_retriever import ChunkIndex, QRAGModel
+from qrag_retriever import ChunkIndex, QRAGModel, index_model
 from qrag_retriever import model as model_module
 from qrag_retriever.backends import choice, export
 from qrag_retriever.backends.kinds import has_packages
@@ -180,3 +180,69 @@ def test_a_rounded_model_that_is_trained_is_another_one(tiny_encoder: Path, tmp_
     ChunkIndex.from_texts(TEXTS, model=model).save(tmp_path / "index")
     with pytest.raises(ModelMismatchError):
         ChunkIndex.load(tmp_path / "index", model=exact)
+
+
+def test_an_index_names_where_the_trained_weights_are(model_folder: Path, tmp_path: Path) -> None:
+    model = QRAGModel.from_pretrained(model_folder, device="cpu")
+    fused(model)
+    assert model.current_source() is None
+    index = ChunkIndex.from_texts(TEXTS, model=model)
+    index.save(tmp_path / "before")
+    with pytest.raises(ValueError, match=r"never saved.*pass model=.*save_pretrained before"):
+        ChunkIndex.load(tmp_path / "before").model  # loads it  # noqa: B018
+    with pytest.raises(ModelMismatchError, match=r"another model \(never saved, fingerprint"):
+        ChunkIndex.load(tmp_path / "before", model=model_folder)
+    model.save_pretrained(tmp_path / "compact", compact=True)
+    assert model.current_source() is None, "rounded weights are others"
+    model.save_pretrained(tmp_path / "trained")
+    index.save(tmp_path / "after")
+    again = ChunkIndex.load(tmp_path / "after").model
+    assert again.source == model.source
+    assert again.fingerprint() == model.fingerprint()
+    model.save_pretrained(tmp_path / "once more")
+    assert model.source == again.source, "it has one already"
+
+
+def test_rounded_weights_in_a_folder_are_no_source_of_those_before(tiny_encoder: Path, tmp_path: Path) -> None:
+    encoder = QRAGModel.from_encoder(tiny_encoder, device="cpu").action_encoder.model
+    model = QRAGModel.from_encoder(encoder, device="cpu", dtype="bfloat16")
+    known = model.fingerprint()
+    model.save_pretrained(tmp_path / "model")
+    assert (model.source, model.fingerprint(), pickled(model).fingerprint()) == (None, known, known)
+    in_place(model)
+    model.save_pretrained(tmp_path / "model")
+    assert model.source is not None
+    assert model.source.load(device="cpu").fingerprint() == model.fingerprint() != known
+
+
+@pytest.mark.parametrize("train", [fused, in_place])
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_vectors_of_other_weights_do_not_come_into_an_index(
+    model_folder: Path, tmp_path: Path, train: Callable[[QRAGModel], None], is_loaded: bool
+) -> None:
+    model = QRAGModel.from_pretrained(model_folder, device="cpu")
+    index = ChunkIndex.from_texts(TEXTS, model=model)
+    index.save(tmp_path / "index")
+    if is_loaded:
+        index = ChunkIndex.load(tmp_path / "index", model=model)
+    index.add(["Rain fell."], ids=["rain"])
+    train(model)
+    with pytest.raises(ModelMismatchError, match="embed anew"):
+        index.add(["Snow fell."], ids=["snow"])
+    assert len(ChunkIndex.load(tmp_path / "index")) == len(index) == len(TEXTS) + 1
+    # What was embedded elsewhere is the caller's.
+    index.add(["Snow fell."], ids=["snow"], embeddings=np.ones((1, index.dim)))
+
+
+def test_before_many_chunks_are_added_all_weights_are_read(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = QRAGModel.from_pretrained(model_folder, device="cpu")
+    ChunkIndex.from_texts(TEXTS, model=model).save(tmp_path / "index")
+    index = ChunkIndex.load(tmp_path / "index", model=model)
+    weight = max(model.action_encoder.model.parameters(), key=torch.numel)
+    weight.data.view(-1)[1] += 1.0
+    monkeypatch.setattr(index_model, "_WORTH_READING", 2)
+    index.add(["Rain fell."])
+    with pytest.raises(ModelMismatchError):
+        index.add(["Rain fell.", "Snow fell."])

@@ -366,6 +366,17 @@ def test_whoever_has_a_folder_open_does_not_write_to_another_models_index(tmp_pa
     assert other.ids == [f"c{i}" for i in range(5)]
 
 
+@pytest.mark.parametrize("change", [{"seed": 1}, {"dim": 16}, {}], ids=["weights", "dimension", "none"])
+def test_a_pickled_index_is_of_the_model_that_it_was_built_by(tmp_path: Path, change: dict[str, Any]) -> None:
+    pickled = pickle.dumps(saved(tmp_path / "index", 5))
+    ChunkIndex.from_texts(["new"], model=ToyModel(**change)).save(tmp_path / "index")
+    if change:
+        with pytest.raises(IndexFolderError, match=r"was rebuilt .*load it again"):
+            pickle.loads(pickled)
+    else:
+        assert len(pickle.loads(pickled)) == 1
+
+
 @pytest.mark.parametrize("change", [{"mode": "corpus"}, {"dim": 16}], ids=["mode", "dimension"])
 def test_whoever_has_a_folder_open_notices_another_kind_of_index(tmp_path: Path, change: dict[str, Any]) -> None:
     saved(tmp_path / "index", 5)

@@ -23,6 +23,7 @@ def open_engine(
     if found is None:
         held = IndexModel(None if model is None and dim is not None else resolve_model(model, device), device=device)
         settings, layout = _new_settings(held, mode, dim), Layout.initial([])
+        held = IndexModel(held.at_hand, settings.model, *held.options)
     else:
         settings, layout = found
         held = _held_model(engine, settings, model, device)
