@@ -91,6 +91,7 @@ class IndexModel:
                 found = self.source_model()
                 self.check(found)
                 self._take(found)
+                return found
             return self._model
 
     def source_model(self) -> QRAGModel:

@@ -104,6 +104,18 @@ def test_equal_scores_come_in_document_order(kind: str) -> None:
     assert ids[0].tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("num_chunks", [37, 5_000])
+@pytest.mark.parametrize("kind", ["float32", "int8", "mapped"])
+def test_equal_chunks_have_equal_scores_wherever_they_are(kind: str, num_chunks: int) -> None:
+    random = np.random.default_rng(0)
+    scan = build(kind, np.repeat(random.standard_normal((1, 384)).astype(np.float32), num_chunks, axis=0))
+    for _ in range(20):
+        query = StateQuery(random.standard_normal(384).astype(np.float32), uniform_run(num_chunks), (0,))
+        ids, values = scan.top_k([query], 5)
+        assert ids[0].tolist() == [1, 2, 3, 4, 5]
+        assert len(set(values[0])) == 1
+
+
 @pytest.mark.parametrize("kind", ["float32", "int8"])
 def test_zero_and_identical_rows_do_not_upset_the_bound(kind: str) -> None:
     matrix = np.zeros((3000, 8), np.float32)

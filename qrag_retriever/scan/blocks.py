@@ -10,7 +10,8 @@ import numpy as np
 
 from qrag_retriever.rotary import rotate_backward
 from qrag_retriever.scan.base import ExactRows, StateQuery, top_of, top_of_candidates
-from qrag_retriever.scan.threads import for_row_slices, single_threaded_blas
+from qrag_retriever.scan.products import write_products
+from qrag_retriever.scan.threads import for_row_slices
 
 # 6 MiB of float32 at 384 components: few enough to stay in a cache while all states are scored.
 ROWS_AT_ONCE = 4096
@@ -78,7 +79,7 @@ class MappedScan:
         def search(rows: tuple[int, int]) -> None:
             for first in range(*rows, ROWS_AT_ONCE):
                 stop = min(first + ROWS_AT_ONCE, rows[1])
-                vectors = self._exact_rows(np.arange(first, stop))
+                vectors = np.ascontiguousarray(self._exact_rows(np.arange(first, stop)), np.float32)
                 for own, query, states in zip(found, queries, rotated, strict=True):
                     scores = _scores(vectors, query, states, first)
                     if mask is not None:
@@ -86,8 +87,7 @@ class MappedScan:
                     ids, values = top_of(scores, k)
                     own.append((np.where(ids >= 0, ids + first, -1), values))
 
-        with single_threaded_blas:
-            for_row_slices(self.num_chunks, search)
+        for_row_slices(self.num_chunks, search)
         best = [
             top_of_candidates(np.concatenate([ids for ids, _ in own]), np.concatenate([scores for _, scores in own]), k)
             for own in found
@@ -102,7 +102,7 @@ def _scores(vectors: np.ndarray, query: StateQuery, rotated: np.ndarray, first: 
     run = int(np.searchsorted(query.runs.edges, first, side="right")) - 1
     scores = np.empty(len(vectors), np.float32)
     for offset, (start, end) in enumerate(pairwise(part.edges)):
-        scores[start:end] = vectors[start:end] @ rotated[run + offset]
+        write_products(vectors[start:end], rotated[run + offset], scores[start:end])
     excluded = [chunk - first for chunk in query.excluded if first <= chunk < stop]
     scores[excluded] = -np.inf
     return scores

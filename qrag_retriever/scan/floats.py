@@ -9,6 +9,7 @@ import numpy as np
 from qrag_retriever.rotary import rotate_backward
 from qrag_retriever.scan.base import ExactRows, StateQuery, top_of
 from qrag_retriever.scan.growing import GrowingArray
+from qrag_retriever.scan.products import write_products
 from qrag_retriever.scan.threads import for_row_slices, single_threaded_blas
 
 # From this many states on, blocked matrix products beat one pass per state.
@@ -74,17 +75,12 @@ class FloatScan:
         return scores
 
     def _score_rows(self, query: StateQuery, rotated: np.ndarray, scores: np.ndarray, first: int, stop: int) -> None:
-        import faiss
-
-        pointer, product = faiss.swig_ptr, faiss.fvec_inner_products_ny  # type: ignore[attr-defined]
         edges = query.runs.edges
         runs = range(int(np.searchsorted(edges, first, "right")) - 1, int(np.searchsorted(edges, stop, "left")))
-        dim, bounds = self.matrix.shape[1], edges.tolist()
+        bounds = edges.tolist()
         for run in runs:
             low, high = max(first, bounds[run]), min(stop, bounds[run + 1])
-            # faiss's own kernel: about twice as fast as BLAS matrix-vector products on tall thin slices, and it never
-            # starts threads of its own.
-            product(pointer(scores[low:high]), pointer(rotated[run]), pointer(self.matrix[low:high]), dim, high - low)
+            write_products(self.matrix[low:high], rotated[run], scores[low:high])
 
     def _batch_scores(self, queries: Sequence[StateQuery]) -> np.ndarray:
         """Score all chunks for several states, (B, N): each block of rows is read once for all of them."""
