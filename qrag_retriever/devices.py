@@ -14,6 +14,22 @@ if TYPE_CHECKING:
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def check_choice(device: str | torch.device | None, dtype: str | torch.dtype | None) -> str | None:
+    """Check what is asked for without loading torch for the processor; return the device's name.
+
+    Raises:
+        ValueError: If the device cannot be had, or there is no such dtype.
+    """
+    name = None if device is None else str(device)
+    if name not in (None, "cpu"):
+        choose_device(name)
+    _dtype_name(dtype)
+    return name
+
+
 def choose_device(device: str | None) -> str:
     """Return the named device, or the best one there is: CUDA, then MPS, then CPU.
 
@@ -37,21 +53,31 @@ def choose_device(device: str | None) -> str:
 
 
 def choose_dtype(dtype: str | torch.dtype | None, device: str) -> torch.dtype | None:
-    """Return the dtype to cast encoders to; None leaves them in float32.
+    """Return the dtype to compute in; None is float32.
 
     Raises:
         ValueError: If the dtype is none of "auto", "float32", "bfloat16", "float16".
     """
     import torch
 
-    known = {None: None, "float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if isinstance(dtype, torch.dtype):
-        dtype = str(dtype).removeprefix("torch.")
-    if dtype == "auto":
-        return torch.bfloat16 if computes_bfloat16(device) else None
-    if dtype not in known:
+    name = _dtype_name(dtype)
+    if name == "auto":
+        name = "bfloat16" if computes_bfloat16(device) else None
+    return {None: None, "float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def cast_dtype(dtype: str | torch.dtype | None, device: str) -> torch.dtype | None:
+    """Return the dtype to cast weights to; None leaves them as they are. Raises as `choose_dtype`."""
+    import torch
+
+    return None if dtype is None else choose_dtype(dtype, device) or torch.float32
+
+
+def _dtype_name(dtype: str | torch.dtype | None) -> str | None:
+    name = None if dtype is None else str(dtype).removeprefix("torch.")
+    if name is not None and name not in _DTYPES:
         raise ValueError(f"expected dtype 'auto', 'float32', 'bfloat16' or 'float16', got {dtype!r}")
-    return known[dtype]
+    return name
 
 
 def computes_bfloat16(device: str) -> bool:

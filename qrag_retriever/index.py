@@ -25,7 +25,7 @@ from qrag_retriever.backing import (
 from qrag_retriever.batching import Batcher
 from qrag_retriever.checks import check_at_least_one, check_list, check_not_empty, check_text, size_in_bytes
 from qrag_retriever.config import Mode, QRAGConfig
-from qrag_retriever.devices import Dtype
+from qrag_retriever.devices import Dtype, check_choice
 from qrag_retriever.engines.base import Engine
 from qrag_retriever.engines.opening import open_engine
 from qrag_retriever.errors import IndexFolderError
@@ -132,6 +132,7 @@ class ChunkIndex:
         backend: Backend | None = None,
     ) -> ChunkIndex:
         """Embed records and index them; arguments as in `from_texts`."""
+        device = check_choice(device, None)  # before all is embedded
         model = resolve_model(model, device, backend=backend)
         return cls(records, embed(model, records), model, mode, device, scan)
 
@@ -224,9 +225,11 @@ class ChunkIndex:
 
         Raises:
             IndexFolderError: If the folder is not an index or is damaged.
-            ValueError: If the memory limit is no size, is too little for the ids, or ``scan`` is chosen as well.
+            ValueError: If the memory limit is no size, is too little for the ids, or ``scan`` is chosen as well; or if
+                device or dtype cannot be had.
             ModelMismatchError: If ``model`` is another one, and ``reindex`` is off.
         """
+        device = check_choice(device, dtype)
         backing, layout, source = FolderBacking.open(IndexFolder(Path(path)))
         settings = backing.settings
         try:

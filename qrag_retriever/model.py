@@ -24,7 +24,7 @@ from qrag_retriever.checks import check_list, check_text, json_culprit
 from qrag_retriever.checksums import verify_checksums, write_checksums
 from qrag_retriever.config import CONFIG_NAME, QRAGConfig
 from qrag_retriever.default_model import BUNDLED, local_name, not_loaded
-from qrag_retriever.devices import Dtype, choose_device, choose_dtype
+from qrag_retriever.devices import Dtype, cast_dtype, check_choice, choose_device, choose_dtype
 from qrag_retriever.embedding_cache import EmbeddingCache
 from qrag_retriever.encoders import ActionEncoder, StateEncoder, keep_layers
 from qrag_retriever.errors import ModelFolderError, ModelMismatchError
@@ -131,21 +131,22 @@ class QRAGModel:
 
         Args:
             config: The pair's configuration.
-            load_pair: Returns the two sentence-transformers models, in float32; may return one object twice.
+            load_pair: Returns the two sentence-transformers models; may return one object twice.
             source: Where the pair can be had again, if anywhere.
             device: "cpu", "cuda", "mps", ...; None takes the best one there is.
-            dtype: See `from_pretrained`.
+            dtype: See `from_pretrained`; None leaves them as they are.
             cache: See `from_pretrained`.
             workers: See `from_pretrained`.
             backend: See `from_pretrained`.
         """
+        device = None if device is None else str(device)  # of torch.device too
         check_backend(backend, dtype, device)
         self.config = config
         self.source = source
         self._load_pair = load_pair
         self._device = device
         # "auto" is for what torch computes; an exported encoder is made of float32 weights.
-        self._dtype = dtype if backend in ("auto", "torch") or dtype != "auto" else None
+        self._dtype: Dtype | None = dtype if backend in ("auto", "torch") or dtype != "auto" else "float32"
         self._backend = ChunkBackend(backend)
         self.embed_with(cache, workers)
         self._lock = threading.RLock()
@@ -190,9 +191,11 @@ class QRAGModel:
 
         Raises:
             ModelFolderError: If the folder is no model, is damaged, or has a newer format.
-            ValueError: If an override is not a field or has a wrong value, or the backend does not fit.
+            ValueError: If an override is not a field or has a wrong value, the backend does not fit, or device or dtype
+                cannot be had.
             ImportError: If a package that the backend needs is missing.
         """
+        device = check_choice(device, dtype)
         check_backend(backend, dtype, device)
         require_backend(backend)
         options = {**({"revision": revision} if revision else {}), **config_overrides, **_kept_backend(backend)}
@@ -217,7 +220,7 @@ class QRAGModel:
             verify_checksums(folder, only=CONFIG_NAME)
         config = config.replaced(**config_overrides)
         load = partial(read_tried, loader, folder, config.dim, stamp)
-        model = cls(config, load, source, device, dtype, cache, workers, backend)
+        model = cls(config, load, source, device, dtype or "float32", cache, workers, backend)
         model._stamp = stamp
         return model
 
@@ -242,7 +245,7 @@ class QRAGModel:
                 the package that carries it (``minilm`` extra) if that is installed, so without a download.
             num_layers: Keep only the first layers of the transformer; None keeps all.
             device: As in `from_pretrained`.
-            dtype: As in `from_pretrained`.
+            dtype: As in `from_pretrained`; a loaded model stays as it is if none is given, and is copied to be cast.
             cache: As in `from_pretrained`.
             workers: As in `from_pretrained`.
             backend: As in `from_pretrained`.
@@ -251,9 +254,11 @@ class QRAGModel:
         Raises:
             ModelFolderError: If it is neither a folder of sentence-transformers' nor to be had from the hub, or a
                 folder with modules of other packages while ``trust_remote_code`` is off.
-            ValueError: If the model has no transformer to feed, or too few layers, or the backend does not fit.
+            ValueError: If the model has no transformer to feed, or too few layers, the backend does not fit, or device
+                or dtype cannot be had.
             ImportError: If a package that the backend needs is missing.
         """
+        device = check_choice(device, dtype)
         check_backend(backend, dtype, device)
         require_backend(backend)
         overrides = {name: options.pop(name) for name in list(options) if name in QRAGConfig.model_fields}
@@ -278,8 +283,12 @@ class QRAGModel:
             kept.update({"num_layers": num_layers} if num_layers is not None else {}, **overrides)
             is_repeatable = kept.keys() <= _REPEATABLE and json_culprit(kept, "") is None
             source = ModelSource("encoder", name, {**kept, **_kept_backend(backend)}) if is_repeatable else None
+            if dtype is None and "model_kwargs" not in options:
+                dtype = "float32"
         else:
-            encoder = name_or_model if num_layers is None else copy.deepcopy(name_or_model)
+            wanted = cast_dtype(dtype, choose_device(device))
+            is_alike = wanted is None or all(weight.dtype == wanted for weight in name_or_model.parameters())
+            encoder = name_or_model if num_layers is None and is_alike else copy.deepcopy(name_or_model)
         if num_layers is not None:
             keep_layers(encoder, num_layers)
         config = untrained_config(encoder).replaced(**overrides)
@@ -511,8 +520,8 @@ class QRAGModel:
         with self._lock:
             if self._encoders is None:
                 state, action = self._load_pair()
-                dtype = choose_dtype(self._dtype, self.device)
-                if dtype is not None and self._digests is None:
+                dtype = cast_dtype(self._dtype, self.device)
+                if choose_dtype(self._dtype, self.device) is not None and self._digests is None:
                     self._digests = weight_digests(state, action)  # of what is in the folder, before it is rounded
                 for encoder in {id(state): state, id(action): action}.values():
                     encoder.to(device=self.device, dtype=dtype)

@@ -156,7 +156,8 @@ class MultiStepSelector:
         Picks the same chunks as `select` one by one where Q-values differ by more than 1e-5.
         """
         check_list(queries, "queries")
-        found = self.select_many_records(queries, first_states or [None] * len(queries))
+        given = [None] * len(queries) if first_states is None else first_states
+        found = self.select_many_records(queries, given)
         return [selection for selection, _ in found]
 
     def select_many_records(

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from qrag_retriever.config import Mode, Positions, QRAGConfig
-from qrag_retriever.devices import choose_device
+from qrag_retriever.devices import check_choice
 from qrag_retriever.filters import Filters, compile_filters, filters_key, single_document
 from qrag_retriever.layout import Layout
 from qrag_retriever.positions import DEFAULT_STRIDE, Runs, absolute_runs, relative_runs, uniform_run
@@ -102,8 +102,7 @@ def make_geometry(
     if mode not in ("document", "corpus"):
         raise ValueError(f"expected mode 'document' or 'corpus', got {mode!r}")
     choose_kind(scan, 0)
-    if device is not None and device != "cpu":
-        choose_device(device)
+    device = check_choice(device, None)
     # Without a model nothing says otherwise, so document mode means what the method means by it.
     positions = "relative" if config is None else config.positions
     stride = DEFAULT_STRIDE if config is None else config.stride

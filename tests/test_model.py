@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging
 
-from qrag_retriever import QRAGConfig, QRAGModel, devices
+from qrag_retriever import ChunkIndex, QRAGConfig, QRAGModel, devices
+from qrag_retriever.backends.kinds import has_packages
 from qrag_retriever.checksums import CHECKSUMS_NAME, verify_checksums, write_checksums
 from qrag_retriever.errors import ModelFolderError
 from qrag_retriever.pair import _weights_digest
@@ -306,6 +308,60 @@ def test_automatic_dtype_follows_the_processor(monkeypatch: pytest.MonkeyPatch) 
     assert devices.choose_dtype("auto", "cpu") is None
 
 
+def test_float32_is_float32_whatever_was_saved(tiny_encoder: Path, tmp_path: Path) -> None:
+    rounded = SentenceTransformer(str(tiny_encoder), device="cpu").to(torch.bfloat16)
+    rounded.save(str(tmp_path / "encoder"))
+    QRAGModel.from_encoder(rounded, device="cpu").save_pretrained(tmp_path / "model")
+    for options in ({}, {"dtype": "float32"}, {"dtype": torch.float32}, {"backend": "onnx-int8", "dtype": "auto"}):
+        if "backend" in options and not has_packages("onnx-int8"):
+            continue
+        for model in (
+            QRAGModel.from_pretrained(tmp_path / "model", device="cpu", **options),  # type: ignore[arg-type]
+            QRAGModel.from_encoder(tmp_path / "encoder", device="cpu", **options),  # type: ignore[arg-type]
+        ):
+            assert {weight.dtype for weight in model.state_encoder.model.parameters()} == {torch.float32}
+            assert model.fingerprint() == QRAGModel.from_encoder(rounded, device="cpu").fingerprint()
+    kept = QRAGModel.from_encoder(tmp_path / "encoder", device="cpu", model_kwargs={"dtype": torch.float16})
+    assert next(kept.state_encoder.model.parameters()).dtype == torch.float16, "as it was asked for"
+
+
+def test_a_given_encoder_is_not_cast(tiny_encoder: Path) -> None:
+    encoder = SentenceTransformer(str(tiny_encoder), device="cpu")
+    exact = QRAGModel.from_encoder(encoder, device="cpu")
+    before = exact.encode_chunks(TEXTS)
+    model = QRAGModel.from_encoder(encoder, device="cpu", dtype="bfloat16")
+    assert next(model.state_encoder.model.parameters()).dtype == torch.bfloat16
+    assert next(encoder.parameters()).dtype == torch.float32
+    np.testing.assert_array_equal(exact.encode_chunks(TEXTS), before)
+    assert model.fingerprint() == copy.deepcopy(model).fingerprint() == exact.fingerprint()
+    assert QRAGModel.from_encoder(encoder, device="cpu", dtype="float32").state_encoder.model is encoder
+
+
+def test_torch_s_own_devices_are_taken(tiny_encoder: Path, folder: Path) -> None:
+    device: Any = torch.device("cpu")
+    model = QRAGModel.from_pretrained(folder, device=device, dtype="auto")
+    assert model.encode_chunks(TEXTS).shape == (3, 32)
+    assert QRAGModel.from_encoder(tiny_encoder, device=device, backend="torch").device == "cpu"
+    index = ChunkIndex.from_texts(STORY, model=folder, device=device)
+    assert index.top_k(np.ones(32), [], 2)[0].shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"dtype": "bf16"}, "expected dtype.*got 'bf16'"), ({"device": "abacus"}, "expected a torch device.*'abacus'")],
+)
+def test_what_cannot_be_had_is_refused_before_anything_is_done(
+    tiny_encoder: Path, folder: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    ChunkIndex.from_embeddings(np.eye(3)).save(tmp_path / "index")
+    with pytest.raises(ValueError, match=message):
+        QRAGModel.from_pretrained(folder, **options)
+    with pytest.raises(ValueError, match=message):
+        QRAGModel.from_encoder(tiny_encoder, **options)
+    with pytest.raises(ValueError, match=message):
+        ChunkIndex.load(tmp_path / "index", **options)
+
+
 def test_an_unknown_dtype_or_device_is_an_error(folder: Path) -> None:
     with pytest.raises(ValueError, match="expected dtype"):
         devices.choose_dtype("int3", "cpu")
@@ -437,8 +493,6 @@ def test_fewer_layers_are_the_first_ones_and_a_given_model_keeps_its_own(tiny_en
 
 
 def test_an_index_finds_a_model_that_was_made_in_memory_and_then_saved(tiny_encoder: Path, tmp_path: Path) -> None:
-    from qrag_retriever import ChunkIndex
-
     model = QRAGModel.from_encoder(with_pooling(tiny_encoder, "mean"), device="cpu")
     model.save_pretrained(tmp_path / "model")
     ChunkIndex.from_texts(TEXTS[:2], model=model).save(tmp_path / "index")

@@ -250,6 +250,13 @@ def test_a_given_first_state_replaces_only_the_first_hop(index: ChunkIndex, mode
     assert picks(selection)[1] == int(values.argmax())
 
 
+def test_first_states_of_many_queries_may_be_an_array(index: ChunkIndex, model: QRAGModel) -> None:
+    given = model.encode_states(STORY[:2])
+    found = MultiStepSelector(index, k=2).select_many(QUERIES[:2], given)
+    one_by_one = [MultiStepSelector(index, k=2).select(*pair) for pair in zip(QUERIES, given, strict=False)]
+    assert [picks(one) for one in found] == [picks(one) for one in one_by_one]
+
+
 @pytest.mark.parametrize("bad", [np.zeros(5), np.zeros((1, 32)), np.full(32, np.nan)])
 def test_a_wrong_first_state_is_an_error(index: ChunkIndex, bad: np.ndarray) -> None:
     with pytest.raises(ValueError, match="state embedding"):
