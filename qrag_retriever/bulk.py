@@ -31,8 +31,8 @@ class Embedder(Protocol):
     def prepare(self, texts: Sequence[str]) -> None:
         """Get ready to embed these texts, here or in other processes."""
 
-    def embed_block(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
-        """Embed texts, (M, D) float32; also return how many had to be cut."""
+    def embed_block(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Embed texts, (M, D) float32; also return which had to be cut: (M,), bool."""
 
     def moved(self, device: str) -> Embedder:
         """Return the same embedder for another device."""
@@ -84,15 +84,15 @@ def embed_texts(
     unique = list(dict.fromkeys(texts))
     embeddings = np.empty((len(unique), dim), np.float32)
     missing = np.arange(len(unique))
+    is_cut = np.zeros(len(unique), np.bool_)
     keys = [] if cache is None else [key_of(identity, text) for text in unique]
     if cache is not None:
-        known, vectors = cache.read(keys, dim)
-        embeddings[known] = vectors
+        known, vectors, cut = cache.read(keys, dim)
+        embeddings[known], is_cut[known] = vectors, cut
         missing = np.setdiff1d(missing, known)
     # Texts of one length make a batch without padding; the longest first, so that the time left is never too short.
     missing = missing[np.argsort([-len(unique[place]) for place in missing], kind="stable")]
     blocks = [missing[first : first + _BLOCK] for first in range(0, len(missing), _BLOCK)]
-    num_cut = 0
     hidden = not show_progress if show_progress is not None else None
     delay = 0.0 if show_progress else _PROGRESS_AFTER
     progress = tqdm(total=len(missing), desc="encode", unit="text", disable=hidden, delay=delay, leave=False)
@@ -100,21 +100,21 @@ def embed_texts(
     embedder.prepare([unique[place] for place in missing])
     with progress, _embedded(embedder, [[unique[place] for place in block] for block in blocks], devices) as results:
         for block, (vectors, cut) in zip(blocks, results, strict=True):
-            embeddings[block] = vectors
-            num_cut += cut
+            embeddings[block], is_cut[block] = vectors, cut
             if cache is not None:
-                cache.write([keys[place] for place in block], vectors)
+                cache.write([keys[place] for place in block], vectors, cut)
             progress.update(len(block))
     if len(unique) == len(texts):
-        return embeddings, num_cut
+        return embeddings, int(is_cut.sum())
     place_of = {text: place for place, text in enumerate(unique)}
-    return embeddings[[place_of[text] for text in texts]], num_cut
+    places = [place_of[text] for text in texts]
+    return embeddings[places], int(is_cut[places].sum())
 
 
 @contextmanager
 def _embedded(
     embedder: Embedder, blocks: Sequence[list[str]], devices: Sequence[str]
-) -> Iterator[Iterator[tuple[np.ndarray, int]]]:
+) -> Iterator[Iterator[tuple[np.ndarray, np.ndarray]]]:
     """Embed blocks, in their order, here or in processes of their own."""
     if not devices:
         yield map(embedder.embed_block, blocks)
@@ -149,5 +149,5 @@ def _start_worker(embedder: Embedder, free: Any, num_workers: int) -> None:
     _Worker.embedder = embedder.moved(device)
 
 
-def _work(texts: list[str]) -> tuple[np.ndarray, int]:
+def _work(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return _Worker.embedder.embed_block(texts)

@@ -21,6 +21,8 @@ _APPLICATION_ID = 0x51524147
 _FORMAT_VERSION = 1
 _BUSY_SECONDS = 60.0
 _KEYS_AT_ONCE = 500
+# Behind the components of an embedding whose text was cut.
+_CUT = b"\x01"
 
 
 class EmbeddingCache:
@@ -45,7 +47,7 @@ class EmbeddingCache:
         with self._connection():
             pass
 
-    def read(self, keys: Sequence[bytes], dim: int) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, keys: Sequence[bytes], dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Look embeddings up.
 
         Args:
@@ -53,27 +55,29 @@ class EmbeddingCache:
             dim: Components of an embedding.
 
         Returns:
-            Which of the keys are known, ascending (M,), int64, and their embeddings (M, dim), float32.
+            Which of the keys are known, ascending (M,), int64, their embeddings (M, dim), float32, and whether their
+            texts were cut, (M,), bool.
         """
-        found: dict[bytes, np.ndarray] = {}
+        found: dict[bytes, bytes] = {}
         with self._connection() as connection:
             for first in range(0, len(keys), _KEYS_AT_ONCE):
                 part = list(keys[first : first + _KEYS_AT_ONCE])
                 marks = ",".join("?" * len(part))
                 query = f"SELECT key, vector, checksum FROM embeddings WHERE key IN ({marks})"  # noqa: S608  # marks only
                 for key, vector, checksum in connection.execute(query, part):
-                    if _checksum(key, vector) == checksum and len(vector) == 4 * dim:
-                        found[key] = np.frombuffer(vector, "<f4")
+                    if _checksum(key, vector) == checksum and len(vector) in (4 * dim, 4 * dim + len(_CUT)):
+                        found[key] = vector
         known = np.array([place for place, key in enumerate(keys) if key in found], np.int64)
         vectors = np.empty((len(known), dim), np.float32)
         for row, place in enumerate(known):
-            vectors[row] = found[keys[place]]
-        return known, vectors
+            vectors[row] = np.frombuffer(found[keys[place]], "<f4", dim)
+        return known, vectors, np.array([len(found[keys[place]]) > 4 * dim for place in known], np.bool_)
 
-    def write(self, keys: Sequence[bytes], embeddings: np.ndarray) -> None:
-        """Keep embeddings (M, dim) under their keys."""
+    def write(self, keys: Sequence[bytes], embeddings: np.ndarray, is_cut: np.ndarray) -> None:
+        """Keep embeddings (M, dim) under their keys, and whether their texts were cut (M,)."""
         vectors = np.ascontiguousarray(embeddings, "<f4")
-        rows = [(key, data, _checksum(key, data)) for key, data in zip(keys, map(bytes, vectors), strict=True)]
+        values = [bytes(vector) + _CUT * bool(cut) for vector, cut in zip(vectors, is_cut, strict=True)]
+        rows = [(key, data, _checksum(key, data)) for key, data in zip(keys, values, strict=True)]
         with self._connection() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:

@@ -176,20 +176,26 @@ class ActionEncoder(Encoder):
         Returns:
             Token ids with special tokens, and how many chunks were cut.
         """
+        sequences, is_cut = self._tokenized(texts)
+        return sequences, int(is_cut.sum())
+
+    def _tokenized(self, texts: Sequence[str]) -> tuple[list[TokenIds], np.ndarray]:
+        """Tokenise as `tokenize`, and tell of each text whether it was cut: (B,), bool."""
         room = self._limit - self.num_special_tokens
         contents = self._content([self.config.document_prompt + text for text in texts])
-        return [self._wrapped(content[:room]) for content in contents], sum(len(c) > room for c in contents)
+        is_cut = np.array([len(content) > room for content in contents], np.bool_)
+        return [self._wrapped(content[:room]) for content in contents], is_cut
 
     def encode(self, texts: Sequence[str], show_progress: bool | None = None) -> np.ndarray:
         """Embed chunks: shape (B, D), float32. Warns once, with a count, about chunks that had to be cut."""
-        embeddings, num_cut = self.embed(texts, show_progress)
-        self.warn_of_cut(num_cut, len(texts))
+        embeddings, is_cut = self.embed(texts, show_progress)
+        self.warn_of_cut(int(is_cut.sum()), len(texts))
         return embeddings
 
-    def embed(self, texts: Sequence[str], show_progress: bool | None = None) -> tuple[np.ndarray, int]:
-        """Embed chunks: shape (B, D), float32; also return how many had to be cut."""
-        sequences, num_cut = self.tokenize(texts)
-        return self._embed(sequences, show_progress), num_cut
+    def embed(self, texts: Sequence[str], show_progress: bool | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Embed chunks: shape (B, D), float32; also return which had to be cut: (B,), bool."""
+        sequences, is_cut = self._tokenized(texts)
+        return self._embed(sequences, show_progress), is_cut
 
     def warn_of_cut(self, num_cut: int, num_texts: int) -> None:
         """Warn that some of the chunks had to be cut, if any."""
@@ -223,16 +229,34 @@ class StateEncoder(Encoder):
 
         Source: Q-RAG (arXiv 2511.07328), Section 3; the cut pieces are those of the paper's code.
         """
+        return self._tokenized(states)[0]
+
+    def _tokenized(self, states: Sequence[StateInput]) -> tuple[list[TokenIds], int]:
+        """Tokenise as `tokenize`, and count the states without picks whose query was cut."""
         pieces = [piece for query, texts in states for piece in (self.config.query_prompt + query, *texts)]
         contents = iter(self._content(pieces))
         room = self.config.max_chunk_tokens_in_state - self.num_special_tokens
-        cut = [[next(contents)[:room] for _ in range(1 + len(texts))] for _, texts in states]
         limit = self.max_state_tokens() - self.num_special_tokens
-        return [self._wrapped(self._joined(shortened(query_and_chunks, limit))) for query_and_chunks in cut]
+        sequences, num_cut = [], 0
+        for _, texts in states:
+            whole = [next(contents) for _ in range(1 + len(texts))]
+            kept = shortened([piece[:room] for piece in whole], limit)
+            # A search embeds its query anew at every hop, and is to be told once.
+            num_cut += not texts and len(kept[0]) < len(whole[0])
+            sequences.append(self._wrapped(self._joined(kept)))
+        return sequences, num_cut
 
     def encode(self, states: Sequence[StateInput], show_progress: bool | None = None) -> np.ndarray:
-        """Embed states: shape (B, D), float32."""
-        return self._embed(self.tokenize(states), show_progress)
+        """Embed states: shape (B, D), float32. Warns, with a count, about queries without picks that had to be cut."""
+        sequences, num_cut = self._tokenized(states)
+        if num_cut:
+            logger.warning(
+                "%d of %d queries are longer than %d tokens; only their beginning is embedded. Put the question there.",
+                num_cut,
+                len(states),
+                min(self.config.max_chunk_tokens_in_state, self.max_state_tokens()),
+            )
+        return self._embed(sequences, show_progress)
 
     def _joined(self, pieces: Sequence[TokenIds]) -> TokenIds:
         joined = list(pieces[0])

@@ -392,8 +392,8 @@ class QRAGModel:
         if self.backend != "torch":
             self._backend.prepare(self.action_encoder, texts, self._weights_fingerprint)
 
-    def embed_block(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
-        """Embed chunks without cache and workers: (M, D), float32; also return how many had to be cut."""
+    def embed_block(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Embed chunks without cache and workers: (M, D), float32; also return which had to be cut: (M,), bool."""
         if self.backend != "auto":
             self.prepare(texts)
         return self._backend.encoder(self.action_encoder).embed(texts, show_progress=False)

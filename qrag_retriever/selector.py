@@ -126,7 +126,7 @@ class MultiStepSelector:
         """Do as `select_records`, in one batch with the searches of other threads over this index.
 
         Only searches with the same settings come together, and those with a callable as filter go alone: it may look at
-        what belongs to its caller. Picks the same chunks as alone where Q-values differ by more than 1e-5.
+        what belongs to its caller. Picks the same chunks as alone in float32 where Q-values differ by more than 1e-5.
 
         Args:
             query: The question, not empty.
@@ -153,7 +153,7 @@ class MultiStepSelector:
     ) -> list[Selection]:
         """Search for many queries: at each hop their states are embedded in one batch.
 
-        Picks the same chunks as `select` one by one where Q-values differ by more than 1e-5.
+        Picks the same chunks as `select` one by one in float32 where Q-values differ by more than 1e-5.
         """
         check_list(queries, "queries")
         given = [None] * len(queries) if first_states is None else first_states

@@ -53,6 +53,18 @@ def test_what_was_embedded_once_is_read_from_then_on(tmp_path: Path, folder: Pat
     assert len(EmbeddingCache(tmp_path / "cache.sqlite")) == len(STORY) + 2
 
 
+def test_chunks_that_were_cut_are_told_of_at_every_run(
+    tmp_path: Path, folder: Path, embedded: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    long = "rain fell " * 200
+    for run in range(2):
+        model = QRAGModel.from_pretrained(folder, device="cpu", cache=tmp_path / "cache.sqlite")
+        found = model.encode_chunks([long, STORY[0], long])
+        assert [m.split(" are ")[0] for m in caplog.messages if "are longer than" in m] == ["2 of 3 chunks"] * (run + 1)
+    assert len(embedded) == 2
+    np.testing.assert_allclose(found, model.action_encoder.encode([long, STORY[0], long]), atol=1e-6)
+
+
 def test_another_model_or_number_format_has_embeddings_of_its_own(
     tmp_path: Path, folder: Path, embedded: list[str]
 ) -> None:

@@ -14,7 +14,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging
 
-from qrag_retriever import ChunkIndex, QRAGConfig, QRAGModel, devices
+from qrag_retriever import ChunkIndex, MultiStepSelector, QRAGConfig, QRAGModel, devices
 from qrag_retriever.backends.kinds import has_packages
 from qrag_retriever.checksums import CHECKSUMS_NAME, verify_checksums, write_checksums
 from qrag_retriever.errors import ModelFolderError
@@ -470,6 +470,23 @@ def test_chunks_never_exceed_the_position_table(tiny_encoder: Path) -> None:
     model = QRAGModel.from_encoder(tiny_encoder, max_chunk_tokens=512, device="cpu")
     assert model.encode_chunks(["word " * 400]).shape == (1, 32)
     assert model.action_encoder.content_limit <= 126
+
+
+def test_a_query_that_is_cut_is_told_of_once_a_search(
+    tiny_encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = QRAGModel.from_encoder(tiny_encoder, max_chunk_tokens_in_state=12, device="cpu")
+    index = ChunkIndex.from_texts(STORY, model=model)
+    MultiStepSelector(index, k=4).select("Where is Mary?")
+    assert not caplog.messages
+    MultiStepSelector(index, k=4).select_many(["Rain fell. " * 9 + "Where is Mary?", "Where is Mary?"])
+    assert caplog.messages == [
+        "1 of 2 queries are longer than 12 tokens; only their beginning is embedded. Put the question there."
+    ]
+    caplog.clear()
+    narrow = QRAGModel.from_encoder(tiny_encoder, max_chunk_tokens_in_state=64, max_state_tokens=8, device="cpu")
+    narrow.encode_states(["rain fell on the old village all day"])
+    assert "longer than 8 tokens" in caplog.text
 
 
 def test_a_prompt_can_be_left_out_of_the_pooling(tiny_encoder: Path) -> None:

@@ -133,7 +133,7 @@ class LangChainSide(DocumentIndex):
         """Search for many questions at once; their states are embedded in one batch at each hop.
 
         Each has a run of its own with its callbacks, as with `invoke`. ``max_concurrency`` in the (first) config is the
-        most questions of a batch. Picks the same chunks as `invoke` where Q-values differ by more than 1e-5.
+        most questions of a batch. Picks the same chunks as `invoke` in float32 where Q-values differ by more than 1e-5.
 
         Args:
             inputs: The questions.
