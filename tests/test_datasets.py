@@ -651,6 +651,46 @@ def test_an_era_can_keep_to_a_small_window_of_noise(everything: Path) -> None:
     assert BabiLong(everything, 1, "validation", num_chunks=30, noise_window=40).noise.window > 40  # type: ignore[union-attr]
 
 
+def test_noise_can_mention_what_the_story_is_about(everything: Path) -> None:
+    lines = [f"Mary saw house {i}. The milk of farm {i} was sour. Nobody came." for i in range(30)]
+    put(everything, "books/train/zz mentions.txt.gz", "\n".join(lines) + "\n")
+    plain = BabiLong(everything, 1, num_chunks=30, noise_window=40)
+    hard = BabiLong(everything, 1, num_chunks=30, noise_window=40, hard_noise=6)
+
+    def about(sample: Sample) -> list[int]:
+        story = {chunk for fact in sample.supporting or () for chunk in (sample.chunks[fact],)}
+        return [
+            place for place, text in enumerate(sample.chunks)
+            if re.fullmatch(r"Mary saw house \d+\.", text) and text not in story
+        ]  # fmt: skip
+
+    asked = [number for number in range(len(hard)) if "Mary" in hard.sample(number, rng(0)).question]
+    places = set()
+    for number in asked:
+        before, after = plain.sample(number, rng(number)), hard.sample(number, rng(number))
+        assert (after.question, len(after.chunks)) == (before.question, len(before.chunks))
+        assert [after.chunks[i] for i in after.supporting or ()] == [before.chunks[i] for i in before.supporting or ()]
+        assert len(about(after)) == 6
+        assert len({after.chunks[place] for place in about(after)}) == 6
+        places |= {place > (after.supporting or ())[-1] for place in about(after)}
+        assert hard.sample(number, rng(number)) == after, "the same at every draw"
+    assert places == {True, False}, "before and after the evidence"
+    eras = [
+        {
+            hard.sample(asked[0], rng(i), era).chunks[p]
+            for i in range(40)
+            for p in about(hard.sample(asked[0], rng(i), era))
+        }
+        for era in (0, 1)
+    ]
+    assert eras[0] != eras[1]
+    assert max(map(len, eras)) <= 12, "so that few are embedded in an era"
+    validation = BabiLong(everything, 1, "validation", num_chunks=30, hard_noise=6)
+    assert validation.sample(0, rng()) == BabiLong(everything, 1, "validation", num_chunks=30).sample(0, rng())
+    with pytest.raises(ValueError, match="hard_noise must be at least 0, got -1"):
+        BabiLong(everything, 1, hard_noise=-1)
+
+
 def test_books_are_split_once_for_all_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_books(tmp_path)
     read = []

@@ -219,7 +219,8 @@ class BabiLong:
                 count, asked = min(self._hard_noise, num_noise), rename(question.text)
                 hard = self._lookalikes.draw([asked], count - count // 2, random, era)
                 evidence = [facts[fact] for fact in question.supporting]
-                hard += self._lookalikes.draw(evidence, count - len(hard), random, era)
+                hard += self._lookalikes.draw(evidence, count, random, era)
+                hard = list(dict.fromkeys(hard))[:count]
                 for place, sentence in zip(random.permutation(num_noise).tolist(), hard, strict=False):
                     noise[place] = sentence
             chunks = _merged(facts, places, noise)
