@@ -422,7 +422,7 @@ class QRAGModel:
         return model
 
     def fingerprint(self) -> str:
-        """Identify everything that decides embeddings: weights of both encoders and the fields that matter.
+        """Identify everything that decides embeddings: weights and tokenisers of both encoders, and what matters else.
 
         The same on every device and by every exact backend; weights that were cast to another dtype are identified by
         what they were before, until they are trained.
@@ -434,10 +434,10 @@ class QRAGModel:
         with self._lock:
             state, action = (encoder.model for encoder in self._loaded())
             if self._is_changed():
-                return fingerprint(self.config, weight_digests(state, action))
+                return fingerprint(self.config, state, action, weight_digests(state, action))
             if self._digests is None:
                 self._digests = weight_digests(state, action)
-            return fingerprint(self.config, self._digests)
+            return fingerprint(self.config, state, action, self._digests)
 
     def current_source(self) -> ModelSource | None:
         """Return where the weights can be had again as they are now; None if they were trained and not saved since."""
@@ -559,7 +559,9 @@ class QRAGModel:
             # Encoders of its own: what comes of this is moved and cast, and perhaps trained.
             model = source.load(device="cpu", shared=False)
             loaded = model.state_encoder.model, model.action_encoder.model
-            found = None if expected is None else fingerprint(state["config"], weight_digests(*loaded))
+            found = None
+            if expected is not None:
+                found = fingerprint(state["config"], *loaded, weight_digests(*loaded))
             if expected != found or (stamp is not None and stamp != model._stamp):
                 raise ModelMismatchError(
                     f"the model {source.name or 'of this package'} is no longer the one that was copied: it was saved "

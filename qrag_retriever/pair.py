@@ -28,6 +28,20 @@ _FINGERPRINTED = (
     "state_order", "max_chunk_tokens", "max_chunk_tokens_in_state", "max_state_tokens",
 )  # fmt: skip
 
+# Of a transformer's settings, whatever its family calls them, those that change what is computed and no weight.
+_COMPUTED_BY = (
+    "num_attention_heads", "num_key_value_heads", "hidden_act", "hidden_activation", "layer_norm_eps", "norm_eps",
+    "rms_norm_eps",
+)  # fmt: skip
+_FINGERPRINT_VERSION = 2
+# Tell tokenisers of one vocabulary apart: case, accents, white space, digits, punctuation, other scripts, long words.
+_TOKENISED = [
+    "The Quick brown fox, isn't it?  Jumped-over 3,141.59 (lazy) dogs.",
+    "Stra\u00dfe na\u00efve CAF\u00c9 e\u0301t\u00e9 \ufb01ne \u0130stanbul",
+    "\u6771\u4eac \u041c\u043e\u0441\u043a\u0432\u0430 \u0928\u092e\u0938\u094d\u0924\u0947 \U0001f600",
+    "tab\there\nnew line \u00a0 donaudampfschifffahrtselektrizitaetenhauptbetriebswerk user@example.org #tag",
+]
+
 
 def untrained_config(encoder: SentenceTransformer) -> QRAGConfig:
     """Describe a plain encoder: its own pooling, normalisation, prompts and limits; no positions."""
@@ -63,11 +77,42 @@ def embedding_dimension(encoder: SentenceTransformer) -> int:
     return int(ask() or 0)
 
 
-def fingerprint(config: QRAGConfig, digests: tuple[bytes, bytes]) -> str:
-    """Identify everything that decides embeddings: all weights, by their digests, and the fields that matter."""
-    digest = hashlib.sha256(repr([(name, getattr(config, name)) for name in _FINGERPRINTED]).encode())
+def fingerprint(
+    config: QRAGConfig, state: SentenceTransformer, action: SentenceTransformer, digests: tuple[bytes, bytes]
+) -> str:
+    """Identify everything that decides embeddings: weights, tokenisers, what is computed, and the fields that matter.
+
+    Args:
+        config: Of the pair.
+        state: The state encoder.
+        action: The action encoder.
+        digests: Of their weights; see `weight_digests`.
+    """
+    fields = [(name, getattr(config, name)) for name in _FINGERPRINTED]
+    described = {id(encoder): _description(encoder) for encoder in {id(state): state, id(action): action}.values()}
+    content = [_FINGERPRINT_VERSION, fields, described[id(state)], described[id(action)]]
+    digest = hashlib.sha256(repr(content).encode())
     digest.update(b"".join(digests))
     return digest.hexdigest()
+
+
+def _description(encoder: SentenceTransformer) -> list[Any]:
+    """Describe what of an encoder is no weight, in words that do not depend on the release of a library."""
+    transformer: Any = encoder[0].auto_model
+    include_prompt = next((module.include_prompt for module in encoder if hasattr(module, "include_prompt")), True)
+    return [
+        [(name, getattr(transformer.config, name, None)) for name in _COMPUTED_BY],
+        bool(include_prompt),
+        _tokens_digest(encoder.tokenizer),
+    ]
+
+
+def _tokens_digest(tokenizer: Any) -> str:
+    """Identify a tokeniser by its vocabulary and what it makes of some texts: its file is written anew by releases."""
+    with TOKENIZER_LOCK:
+        vocabulary = sorted(tokenizer.get_vocab().items())
+        tokens = tokenizer(_TOKENISED, add_special_tokens=True, return_attention_mask=False, verbose=False)["input_ids"]
+    return hashlib.sha256(repr([vocabulary, [list(map(int, ids)) for ids in tokens]]).encode()).hexdigest()
 
 
 def weight_digests(state: SentenceTransformer, action: SentenceTransformer) -> tuple[bytes, bytes]:

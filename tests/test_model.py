@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -381,6 +382,42 @@ def test_the_fingerprint_covers_weights_and_settings(two_encoders: QRAGModel, fo
     with torch.no_grad():
         next(changed.state_encoder.model.parameters()).add_(1e-3)
     assert changed.fingerprint() != two_encoders.fingerprint()
+
+
+def lower_case_matters(encoder: SentenceTransformer) -> None:
+    from tokenizers import normalizers
+
+    encoder.tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+
+
+def words_are_exchanged(encoder: SentenceTransformer) -> None:
+    from tokenizers import Tokenizer
+
+    content = json.loads(encoder.tokenizer.backend_tokenizer.to_str())
+    words = content["model"]["vocab"]
+    words["mary"], words["john"] = words["john"], words["mary"]
+    encoder.tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lower_case_matters,
+        words_are_exchanged,
+        lambda encoder: setattr(encoder[0].auto_model.config, "num_attention_heads", 4),
+        lambda encoder: setattr(encoder[0].auto_model.config, "hidden_act", "relu"),
+        lambda encoder: setattr(encoder[0].auto_model.config, "layer_norm_eps", 1e-5),
+        lambda encoder: setattr(encoder[1], "include_prompt", False),
+    ],
+    ids=["case", "vocabulary", "heads", "activation", "eps", "prompt"],
+)
+def test_the_fingerprint_covers_what_is_no_weight(tiny_encoder: Path, change: Callable[[Any], None]) -> None:
+    encoder = SentenceTransformer(str(tiny_encoder), device="cpu")
+    before = QRAGModel.from_encoder(encoder, device="cpu").fingerprint()
+    encoder.encode(["Where?", "Where is the apple?"])  # cuts and pads, which its tokeniser remembers
+    assert QRAGModel.from_encoder(encoder, device="cpu").fingerprint() == before
+    change(encoder)
+    assert QRAGModel.from_encoder(encoder, device="cpu").fingerprint() != before
 
 
 def test_a_used_tokenizer_is_saved_as_it_was_before(tiny_encoder: Path, tmp_path: Path) -> None:
