@@ -170,9 +170,10 @@ class IndexModel:
         if self._stored is not None and not self.is_built_by(model):
             source = self._stored["source"]
             name = "never saved" if source is None else source["name"] or "the default model"
+            trained = ", trained since it was loaded" if model.source and model.current_source() is None else ""
             raise ModelMismatchError(
                 f"this index was built by another model ({name}, fingerprint {self._stored['fingerprint'][:12]}) than "
-                f"{model!r} (fingerprint {model.fingerprint()[:12]}); use that one, or embed anew (load a "
+                f"{model!r} (fingerprint {model.fingerprint()[:12]}{trained}); use that one, or embed anew (load a "
                 "folder with reindex=True; on an engine, make a new index)"
             )
 

@@ -195,8 +195,8 @@ class QRAGModel:
                 cannot be had.
             ImportError: If a package that the backend needs is missing.
         """
-        device = check_choice(device, dtype)
         check_backend(backend, dtype, device)
+        device = check_choice(device, dtype)
         require_backend(backend)
         options = {**({"revision": revision} if revision else {}), **config_overrides, **_kept_backend(backend)}
         if name_or_path is None:
@@ -258,8 +258,8 @@ class QRAGModel:
                 or dtype cannot be had.
             ImportError: If a package that the backend needs is missing.
         """
-        device = check_choice(device, dtype)
         check_backend(backend, dtype, device)
+        device = check_choice(device, dtype)
         require_backend(backend)
         overrides = {name: options.pop(name) for name in list(options) if name in QRAGConfig.model_fields}
         if "pooling" in overrides:

@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils import logging
 
 from qrag_retriever import ChunkIndex, MultiStepSelector, QRAGConfig, QRAGModel, devices
-from qrag_retriever.backends.kinds import has_packages
+from qrag_retriever.backends.kinds import check_backend
 from qrag_retriever.checksums import CHECKSUMS_NAME, verify_checksums, write_checksums
 from qrag_retriever.errors import ModelFolderError
 from qrag_retriever.pair import _weights_digest
@@ -313,9 +313,7 @@ def test_float32_is_float32_whatever_was_saved(tiny_encoder: Path, tmp_path: Pat
     rounded = SentenceTransformer(str(tiny_encoder), device="cpu").to(torch.bfloat16)
     rounded.save(str(tmp_path / "encoder"))
     QRAGModel.from_encoder(rounded, device="cpu").save_pretrained(tmp_path / "model")
-    for options in ({}, {"dtype": "float32"}, {"dtype": torch.float32}, {"backend": "onnx-int8", "dtype": "auto"}):
-        if "backend" in options and not has_packages("onnx-int8"):
-            continue
+    for options in ({}, {"dtype": "float32"}, {"dtype": torch.float32}):
         for model in (
             QRAGModel.from_pretrained(tmp_path / "model", device="cpu", **options),  # type: ignore[arg-type]
             QRAGModel.from_encoder(tmp_path / "encoder", device="cpu", **options),  # type: ignore[arg-type]
@@ -342,7 +340,8 @@ def test_torch_s_own_devices_are_taken(tiny_encoder: Path, folder: Path) -> None
     device: Any = torch.device("cpu")
     model = QRAGModel.from_pretrained(folder, device=device, dtype="auto")
     assert model.encode_chunks(TEXTS).shape == (3, 32)
-    assert QRAGModel.from_encoder(tiny_encoder, device=device, backend="torch").device == "cpu"
+    assert QRAGModel.from_encoder(tiny_encoder, device=device).device == "cpu"
+    check_backend("onnx", None, device)
     index = ChunkIndex.from_texts(STORY, model=folder, device=device)
     assert index.top_k(np.ones(32), [], 2)[0].shape == (2,)
 
@@ -354,7 +353,7 @@ def test_torch_s_own_devices_are_taken(tiny_encoder: Path, folder: Path) -> None
 def test_what_cannot_be_had_is_refused_before_anything_is_done(
     tiny_encoder: Path, folder: Path, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    ChunkIndex.from_embeddings(np.eye(3)).save(tmp_path / "index")
+    ChunkIndex.from_embeddings(np.eye(4)).save(tmp_path / "index")
     with pytest.raises(ValueError, match=message):
         QRAGModel.from_pretrained(folder, **options)
     with pytest.raises(ValueError, match=message):
@@ -514,6 +513,7 @@ def test_a_query_that_is_cut_is_told_of_once_a_search(
 ) -> None:
     model = QRAGModel.from_encoder(tiny_encoder, max_chunk_tokens_in_state=12, device="cpu")
     index = ChunkIndex.from_texts(STORY, model=model)
+    caplog.clear()
     MultiStepSelector(index, k=4).select("Where is Mary?")
     assert not caplog.messages
     MultiStepSelector(index, k=4).select_many(["Rain fell. " * 9 + "Where is Mary?", "Where is Mary?"])

@@ -37,7 +37,7 @@ def check_backend(backend: str, dtype: object, device: str | None) -> None:
         return
     if str(dtype).removeprefix("torch.") in ("bfloat16", "float16"):
         raise ValueError(f"backend {backend!r} computes in float32, got dtype={dtype!r}; use backend='torch' for it")
-    check_device(backend, device or "cpu")
+    check_device(backend, str(device or "cpu"))
 
 
 def check_device(backend: str, device: str) -> None:
