@@ -1101,6 +1101,25 @@ def test_no_gold_passage_is_in_two_splits(shared: Path, name: str) -> None:
     check_disjoint(hashes)
 
 
+def test_evidence_of_the_tests_is_evidence_in_no_training(shared: Path) -> None:
+    """Whatever the data set; and hardly any of it stands among the wrong candidates."""
+    tested: set[str] = set()
+    trained: set[str] = set()
+    seen: set[str] = set()
+    for name in ("hotpotqa", "musique", "2wiki"):
+        for split in ("train", "test"):
+            source = open_source(name, shared / "data", split)
+            for number in range(len(source)):
+                sample = source.sample(number, rng(number))
+                gold = {sample.chunks[place] for place in sample.supporting or ()}
+                tested |= gold if split == "test" else set()
+                trained |= gold if split == "train" else set()
+                seen |= set(sample.chunks) if split == "train" else set()
+    assert len(tested) > 1000
+    assert not tested & trained
+    assert len(tested & seen) < 0.01 * len(tested)
+
+
 def test_2wiki_trains_on_nothing_that_the_open_questions_need(shared: Path) -> None:
     records = {
         part: {

@@ -50,6 +50,25 @@ def test_a_splitter_that_cannot_split_is_refused(model: QRAGModel, document: Any
     assert len(retriever.index) == 1
 
 
+@pytest.mark.parametrize(
+    ("documents", "ids", "expected"),
+    [
+        (None, None, "expected a sequence of documents or nodes, got NoneType"),
+        (3, None, "expected a sequence of documents or nodes, got int"),
+        (iter([Document("a")]), None, "expected a sequence of documents or nodes, got list_iterator"),
+        ("a", None, "expected a sequence of documents or nodes, got str"),
+        ([Document("a")], 5, "expected a sequence of ids, got one int"),
+        ([Document("a")], "z", "expected a sequence of ids, got one str"),
+        ([Document("a")], [5], "id 0"),
+    ],
+)
+def test_what_are_no_documents_or_ids_is_said(model: QRAGModel, documents: Any, ids: Any, expected: str) -> None:
+    retriever = QRAGRetriever.from_texts(["x"], model=model)
+    with pytest.raises(TypeError, match=expected):
+        retriever.add_documents(documents, ids=ids)
+    assert len(retriever.index) == 1
+
+
 def test_ids_in_place_of_the_documents_own(model: QRAGModel) -> None:
     retriever = QRAGRetriever.from_documents([Document("a"), Document("b", id="B")], ids=["0", "1"], model=model)
     assert retriever.index.ids == ["0", "1"]

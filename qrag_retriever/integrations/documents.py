@@ -59,7 +59,12 @@ def records_of(
 
 
 def ids_of(documents: Sequence[Any], ids: Sequence[str] | None = None) -> list[str]:
-    """Return the ids that documents and nodes have, or are to have; those that are made later are left out."""
+    """Return the ids that documents and nodes have, or are to have; those that are made later are left out.
+
+    Of what are no documents or ids there are none: `records_of` tells what is wrong.
+    """
+    if not isinstance(documents, Sequence) or not isinstance(ids, Sequence | None):
+        return []
     if ids is not None:
         return [one for one in ids if isinstance(one, str)]
     found = [getattr(item, "node_id" if _is_node(item) else "id", None) for item in documents]

@@ -217,7 +217,7 @@ class Trainer:
     def leave(self) -> None:
         """Leave the other processes of the run, at the very end; the trainer cannot train after it."""
         # A wrapped module holds the group too. If it were the last to do so, it would wait for the group's threads with
-        # the interpreter's lock in its hands, for which they may be waiting (pytorch's issue 56297).
+        # the interpreter's lock in its hands, for which they may be waiting.
         self.__dict__.pop("_module", None)
         gc.collect()
         self.processes.leave()
