@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import gzip
 import json
+import runpy
 import weakref
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -118,12 +119,41 @@ def test_is_small_and_has_a_card_with_the_credit_that_its_data_ask_for() -> None
         assert credit in card, credit
 
 
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
 def test_the_readme_shows_the_figures_of_the_card() -> None:
     readme = (BUNDLED.parents[1] / "README.md").read_text(encoding="utf-8")
     begin, end = "<!-- recall: made by training/bundle.py --figures -->\n", "<!-- recall: end -->"
-    shown = readme.partition(begin)[2].partition(end)[0].strip()
-    assert shown.startswith("| fact recall")
-    assert shown in (BUNDLED / "README.md").read_text(encoding="utf-8")
+    header, _, *lines = readme.partition(begin)[2].partition(end)[0].strip().splitlines()
+    card = (BUNDLED / "README.md").read_text(encoding="utf-8").partition("| fact recall")[2].splitlines()
+    in_card = {tuple(row[:2]): row[3:] for row in map(cells, card) if len(row) == len(cells(header)) + 1}
+    assert len(lines) == 9
+    for benchmark, length, *figures in map(cells, lines):
+        if benchmark == "niah (8 tasks)":
+            tasks = [
+                float(row[0].strip("*")) for (name, at), row in in_card.items() if (name[:5], at) == ("niah-", length)
+            ]
+            assert f"{np.mean(tasks):.3f}" == figures[0].strip("*")
+        else:
+            assert figures == in_card[benchmark, length]
+
+
+def test_the_plot_over_lengths_compares_methods() -> None:
+    over_length = runpy.run_path(str(BUNDLED.parents[1] / "training/bundle.py"))["over_length"]
+    rows = [
+        {"benchmark": benchmark, "method": method, "length": length}
+        for benchmark, method, lengths in [
+            ("stories", "qrag", "4k 1M"), ("stories", "bm25", "4k 1M"), ("stories", "random", "4k"),
+            ("alone", "qrag", "4k 1M"), ("alone", "bm25", "4k"), ("passages", "qrag", "-"), ("passages", "bm25", "-"),
+        ]
+        for length in lengths.split()
+    ]  # fmt: skip
+    assert {(row["benchmark"], row["method"]) for row in over_length(rows)} == {
+        ("stories", "qrag"),
+        ("stories", "bm25"),
+    }
 
 
 def test_it_is_what_was_put_there() -> None:

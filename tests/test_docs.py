@@ -117,11 +117,20 @@ def test_pictures_are_as_drawn() -> None:
 
 
 def test_settings_become_tables() -> None:
-    tables = loaded("settings_tables")
+    tables = loaded("hooks")
     page = tables.on_page_markdown("settings: qrag_retriever/training/recipe.py PQNSettings\n")
     assert "| <code>alpha</code> | <code>float</code> | <code>0.02</code> |" in page
     with pytest.raises(ValueError, match="has no class Nothing"):
         tables.settings_table(ROOT / "qrag_retriever/config.py", "Nothing")
+
+
+def test_plots_of_training_are_where_its_page_looks_for_them() -> None:
+    for folder, source in loaded("hooks").PLOTS.items():
+        shown = re.findall(r"\]\((plots/\S+\.png)\)", (source.parent / "README.md").read_text(encoding="utf-8"))
+        assert len(shown) > 3
+        assert sorted(source.parent / name for name in shown) == sorted(source.iterdir())
+        including = DOCS / "pages" / Path(folder).parent
+        assert any(str(source.parent.name) in page.read_text(encoding="utf-8") for page in including.glob("*.md"))
 
 
 def test_every_group_of_a_recipe_has_a_table() -> None:

@@ -34,7 +34,15 @@ from qrag_retriever.benchmarks.suite.methods import (
 )
 from qrag_retriever.benchmarks.suite.questions import QuestionSet, open_questions
 from qrag_retriever.benchmarks.suite.reading import Reader
-from qrag_retriever.benchmarks.suite.report import growth, growth_table, plot, recall_table, results_table, versions
+from qrag_retriever.benchmarks.suite.report import (
+    brief_table,
+    growth,
+    growth_table,
+    plot,
+    recall_table,
+    results_table,
+    versions,
+)
 from qrag_retriever.errors import RewardError
 from qrag_retriever.training.data import Sample
 from qrag_retriever.training.rewards.asking import ask_once_more
@@ -292,6 +300,27 @@ def test_fact_recall_side_by_side() -> None:
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in recall_table(rows).splitlines()]
     assert lines[0] == ["fact recall", "length", "questions", "qrag", "bm25"]
     assert lines[2:] == [["a", "4k", "7", "**0.900**", "0.250"], ["b", "-", "3", "", "**0.500**"]]
+
+
+def test_fact_recall_at_a_glance() -> None:
+    found = {
+        ("a", "4k"): {"qrag": 0.9, "bm25": 0.25},
+        ("a", "128k"): {"qrag": 0.8},
+        ("needles-1", "4k"): {"qrag": 1.0, "bm25": 1.0, "dense": 0.1},
+        ("needles-2", "4k"): {"qrag": 0.5, "bm25": 1.0},
+        ("needles-2", "1M"): {"bm25": 0.0},
+    }
+    rows = [
+        {"benchmark": benchmark, "length": length, "method": method, "samples": 7, "fact_recall": recall}
+        for (benchmark, length), own in found.items()
+        for method, recall in own.items()
+    ]
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in brief_table(rows, ["needles-"]).splitlines()
+    ]
+    assert lines[0] == ["fact recall", "length", "qrag", "bm25", "dense"]
+    # A mean over one of the two would not be of the same questions.
+    assert lines[2:] == [["a", "4k", "**0.900**", "0.250", ""], ["needles (2 tasks)", "4k", "0.750", "**1.000**", ""]]
 
 
 def test_a_score_of_zero_is_shown() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qrag_retriever import QRAGModel
-from qrag_retriever.benchmarks.suite.report import differences_table, recall_table
+from qrag_retriever.benchmarks.suite.report import brief_table, differences_table, plot, recall_table
 from qrag_retriever.benchmarks.timing import table
 from qrag_retriever.checksums import write_checksums
 from qrag_retriever.compact import SKELETON_NAME
@@ -24,6 +24,7 @@ from qrag_retriever.compact import SKELETON_NAME
 BUNDLED = Path(__file__).parents[1] / "qrag_retriever" / "bundled"
 CARD = Path(__file__).with_name("model_card.md")
 README = Path(__file__).parents[1] / "README.md"
+PLOT = README.parent / "docs/pages/benchmarks/recall.svg"
 # The lines of the README between which the table of fact recall stands.
 BORDERS = "<!-- recall: made by training/bundle.py --figures -->", "<!-- recall: end -->"
 
@@ -53,7 +54,20 @@ def main() -> None:
             rows += found["rows"]
             differences += found["differences"]
         write_card(rows, differences)
-        README.write_text(with_table(README.read_text(encoding="utf-8"), recall_table(rows)), encoding="utf-8")
+        shown = brief_table(rows, families=["niah-"])
+        README.write_text(with_table(README.read_text(encoding="utf-8"), shown), encoding="utf-8")
+        plot(over_length(rows), PLOT)
+
+
+def over_length(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Choose what a plot over lengths can compare: methods at several lengths, of benchmarks with baselines."""
+    many = [
+        (benchmark, method)
+        for benchmark, method in dict.fromkeys((row["benchmark"], row["method"]) for row in rows)
+        if len({row["length"] for row in rows if (row["benchmark"], row["method"]) == (benchmark, method)}) > 1
+    ]
+    compared = {benchmark for benchmark, method in many if method != "qrag"}
+    return [row for row in rows if row["benchmark"] in compared and (row["benchmark"], row["method"]) in many]
 
 
 def with_table(readme: str, found: str) -> str:

@@ -61,7 +61,7 @@ def train(chosen: Any, start: str, name: str, seed: int, **changes: Any) -> tupl
 
 
 def parts(chosen: Any, start: str) -> None:
-    rows = []
+    rows, after = [], {}
     for name, changes in PARTS.items():
         reports = [train(chosen, start, name.replace(" ", "-"), seed, **changes)[0] for seed in chosen.seeds]
         first, last = [[report["validation"][place] for report in reports] for place in (0, -1)]
@@ -76,7 +76,18 @@ def parts(chosen: Any, start: str) -> None:
                 "realised_return": mean_and_spread([f["realised_return"] for f in last]),
             }
         )
+        after[name] = [[f[figure] for f in last] for figure in ("fact_recall", "exact")]
         save(chosen.output, "parts", rows)
+    figure, axes = new_plot(f"after {chosen.updates} updates of PQN", "share of validation questions", "")
+    values = np.array(list(after.values()))  # (variants, figures, seeds)
+    for number, (label, column) in enumerate((("fact recall", "recall_before"), ("exact", "exact_before"))):
+        mean, spread = values[:, number].mean(1), values[:, number].std(1)
+        axes.errorbar(mean, range(len(after)), xerr=spread, fmt="o", color=f"C{number}", capsize=3, label=label)
+        axes.axvline(rows[0][column], color=f"C{number}", linestyle="--", label=f"{label} before")
+    axes.set(yticks=range(len(after)), yticklabels=[name.partition(" (")[0] for name in after])
+    axes.invert_yaxis()
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    save_plot(figure, chosen.output, "parts")
 
 
 def collapse_map(chosen: Any, start: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from qrag_retriever._extras import require_extra
 from qrag_retriever.benchmarks.timing import table
 
 Row = dict[str, Any]
+_MOST_COLUMNS = 5
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 _PACKAGES = (
     "qrag-retriever", "torch", "sentence-transformers", "transformers", "faiss-cpu", "numpy", "langchain-core",
@@ -60,11 +61,41 @@ def recall_table(rows: Sequence[Row]) -> str:
     lines = []
     for benchmark, length in dict.fromkeys((row["benchmark"], row["length"]) for row in rows):
         own = {row["method"]: row for row in rows if (row["benchmark"], row["length"]) == (benchmark, length)}
-        best = max(f"{row['fact_recall']:.3f}" for row in own.values())
-        cells = [f"{own[method]['fact_recall']:.3f}" if method in own else "" for method in methods]
         questions = str(next(iter(own.values()))["samples"])
-        lines.append([benchmark, length, questions, *(f"**{cell}**" if cell == best else cell for cell in cells)])
+        found = {method: row["fact_recall"] for method, row in own.items()}
+        lines.append([benchmark, length, questions, *_best_in_bold(methods, found)])
     return table(["fact recall", "length", "questions", *methods], lines)
+
+
+def brief_table(rows: Sequence[Row], families: Sequence[str] = ()) -> str:
+    """Lay out fact recall at each benchmark's first length, with a column for each method, the best of a line in bold.
+
+    Args:
+        rows: Of one run or several.
+        families: Beginnings of benchmarks' names; the benchmarks of each share a line, with their mean.
+    """
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    first = {row["benchmark"]: row["length"] for row in reversed(rows)}
+    lines: dict[tuple[str, str], dict[str, list[float]]] = {}
+    names: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        benchmark, length = row["benchmark"], row["length"]
+        if length == first[benchmark]:
+            key = next((family for family in families if benchmark.startswith(family)), benchmark), length
+            lines.setdefault(key, {}).setdefault(row["method"], []).append(row["fact_recall"])
+            names.setdefault(key, set()).add(benchmark)
+    laid_out = []
+    for key, found in lines.items():
+        # A mean over fewer benchmarks than there are would be of other questions than its neighbours.
+        whole = {method: float(np.mean(values)) for method, values in found.items() if len(values) == len(names[key])}
+        count = f" ({len(names[key])} tasks)" if key[0] in families else ""
+        laid_out.append([f"{key[0].rstrip('-')}{count}", key[1], *_best_in_bold(methods, whole)])
+    return table(["fact recall", "length", *methods], laid_out)
+
+
+def _best_in_bold(methods: Sequence[str], found: Mapping[str, float]) -> list[str]:
+    cells = [f"{found[method]:.3f}" if method in found else "" for method in methods]
+    return [f"**{cell}**" if cell and cell == max(cells) else cell for cell in cells]
 
 
 def differences_table(differences: Sequence[Row]) -> str:
@@ -115,10 +146,10 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
     names = list(dict.fromkeys(row["benchmark"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    columns = min(4, len(names))
-    lines = -(-len(names) // columns)
+    lines = -(-len(names) // _MOST_COLUMNS)
+    columns = -(-len(names) // lines)
     figure, grid = plt.subplots(
-        lines, columns, figsize=(3.4 * columns + 1.6, 2.7 * lines + 0.6), squeeze=False, sharey=True,
+        lines, columns, figsize=(2.4 * columns + 1.6, 2.4 * lines + 0.6), squeeze=False, sharey=True,
         layout="constrained",
     )  # fmt: skip
     for axes, name in zip(grid.flat, names, strict=False):

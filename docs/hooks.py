@@ -1,6 +1,8 @@
-"""A hook of MkDocs: a line ``settings: FILE CLASS`` of a page becomes a table of the fields of a pydantic class.
+"""Hooks of MkDocs.
 
-The file is read, not imported, so that the site is built without the package's dependencies.
+A line ``settings: FILE CLASS`` of a page becomes a table of the fields of a pydantic class; the file is read, not
+imported, so that the site is built without the package's dependencies. Plots that stand beside what the site includes
+from elsewhere in the repository are copied to where the including page looks for them.
 """
 
 from __future__ import annotations
@@ -8,13 +10,29 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).parents[1]
+# Of training/README.md, which benchmarks/training.md includes: its links to plots/ hold in both places.
+PLOTS = {"benchmarks/plots": ROOT / "training/plots"}
 _REQUEST = re.compile(r"^settings: (\S+) (\w+)$", re.MULTILINE)
 # Where names of types are defined that settings use.
 _TYPES = ("config", "state")
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the plots; called by MkDocs."""
+    # The tables are made without MkDocs too.
+    from mkdocs.structure.files import File
+
+    for folder, source in PLOTS.items():
+        for path in sorted(source.glob("*.png")):
+            files.append(File.generated(config, f"{folder}/{path.name}", abs_src_path=str(path)))
+    return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
