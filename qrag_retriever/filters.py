@@ -156,7 +156,7 @@ def _as_text(key: str, value: Any) -> Any:
 
 
 def _equals(key: str, value: Any) -> Predicate:
-    if isinstance(value, Mapping) and any(str(operator).startswith("$") for operator in value):
+    if key.startswith("$") or (isinstance(value, Mapping) and any(str(inner).startswith("$") for inner in value)):
         raise ValueError(
             f"a dict of filters has values and no operators, got {key!r}: {value!r}; use LlamaIndex's MetadataFilters, "
             "or a callable that is given the metadata"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +51,7 @@ from qrag_retriever.weights import weight_content, weight_signs
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+logger = logging.getLogger(__name__)
 
 # Options of a constructor that an index may repeat when it loads its model. A file must not be able to ask for code to
 # be trusted, for pickles, or for other folders to write to.
@@ -256,6 +258,7 @@ class QRAGModel:
                 folder with modules of other packages while ``trust_remote_code`` is off.
             ValueError: If the model has no transformer to feed, or too few layers, the backend does not fit, or device
                 or dtype cannot be had.
+            TypeError: If it is no SentenceTransformer, name or folder.
             ImportError: If a package that the backend needs is missing.
         """
         check_backend(backend, dtype, device)
@@ -264,10 +267,10 @@ class QRAGModel:
         overrides = {name: options.pop(name) for name in list(options) if name in QRAGConfig.model_fields}
         if "pooling" in overrides:
             raise ValueError("pooling is the encoder's own; change it in the sentence-transformers model")
+        from sentence_transformers import SentenceTransformer
+
         source = None
         if isinstance(name_or_model, (str, Path)):
-            from sentence_transformers import SentenceTransformer
-
             path = Path(name_or_model)
             name = str(path.absolute() if path.is_dir() else name_or_model)
             # A revision is of the hub's files.
@@ -285,6 +288,11 @@ class QRAGModel:
             source = ModelSource("encoder", name, {**kept, **_kept_backend(backend)}) if is_repeatable else None
             if dtype is None and "model_kwargs" not in options:
                 dtype = "float32"
+        elif not isinstance(name_or_model, SentenceTransformer):
+            raise TypeError(
+                f"expected a name, a folder or a SentenceTransformer, got {type(name_or_model).__name__}; "
+                "embeddings of a framework cannot be used: give the name of the model that they are of"
+            )
         else:
             wanted = cast_dtype(dtype, choose_device(device))
             is_alike = wanted is None or all(weight.dtype == wanted for weight in name_or_model.parameters())
@@ -328,6 +336,10 @@ class QRAGModel:
         check_list(texts, "texts")
         for i, text in enumerate(texts):
             check_text(text, f"text {i}")
+        if blank := sum(not text.strip() for text in texts):
+            logger.warning(
+                "%d of %d chunks have no text; they can be picked all the same. Leave them out.", blank, len(texts)
+            )
         if self.cache is None and not self._devices:
             self.prepare(texts)
             return self._backend.encoder(self.action_encoder).encode(texts, show_progress)

@@ -43,6 +43,9 @@ _TOKENISED = [
 ]
 
 
+_PLAIN = "; for an encoder of sentence-transformers, give model=QRAGModel.from_encoder(name)"
+
+
 def untrained_config(encoder: SentenceTransformer) -> QRAGConfig:
     """Describe a plain encoder: its own pooling, normalisation, prompts and limits; no positions."""
     modules = {type(module).__name__: module for module in encoder}
@@ -268,5 +271,10 @@ def download(name: str, revision: str | None) -> Path:
     patterns = [CHECKSUMS_NAME, "*.md", *(f"*{suffix}" for suffix in DATA_SUFFIXES)]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except (HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:
-        raise ModelFolderError(f"{name!r} is neither a folder nor a model that the hub has: {error}") from error
+    except LocalEntryNotFoundError as error:
+        raise ModelFolderError(
+            f"{name!r} is no folder; as a model of the hub it is not among the downloaded ones, and the hub cannot be "
+            f"reached (HF_HUB_OFFLINE, or no network){_PLAIN}"
+        ) from error
+    except (HFValidationError, RepositoryNotFoundError) as error:
+        raise ModelFolderError(f"{name!r} is neither a folder nor a model that the hub has{_PLAIN}: {error}") from error

@@ -145,6 +145,7 @@ def test_duck_typed_filters_are_understood() -> None:
         (5, TypeError, "MetadataFilters, a dict or a callable, got int"),
         ("document_id", TypeError, "got str"),
         ([("a", 1)], TypeError, "got list"),
+        ({"$and": [{"year": 2000}]}, ValueError, r"has values and no operators, got '\$and'"),
         ({"year": {"$gte": 2000}}, ValueError, r"has values and no operators, got 'year'.*MetadataFilters"),
         (SimpleNamespace(key="n", value=1, operator="~"), ValueError, "operator '~'; known: ==.*is_empty"),
         (SimpleNamespace(filters=[], condition="xor"), ValueError, "condition 'xor'; known: 'and', 'or', 'not'"),

@@ -202,7 +202,30 @@ def test_a_plain_encoder_points_to_from_encoder(tiny_encoder: Path) -> None:
 
 def test_an_unknown_name_is_a_clear_error() -> None:
     with pytest.raises(ModelFolderError, match="neither a folder nor a model"):
+        QRAGModel.from_pretrained("no such name")
+
+
+def test_a_name_of_the_hub_that_cannot_be_asked_is_told_apart() -> None:
+    """It may well be there: an encoder's name is what many give first."""
+    with pytest.raises(ModelFolderError, match=r"the hub cannot be reached.*model=QRAGModel\.from_encoder\(name\)"):
         QRAGModel.from_pretrained("no-such-owner/no-such-model")
+
+
+def test_what_is_no_encoder_is_refused() -> None:
+    with pytest.raises(
+        TypeError, match=r"expected a name, a folder or a SentenceTransformer, got object; embeddings of"
+    ):
+        QRAGModel.from_encoder(object())  # type: ignore[arg-type]
+
+
+def test_chunks_without_text_are_told(model: QRAGModel, caplog: pytest.LogCaptureFixture) -> None:
+    model.encode_chunks(["", "rain", " \n"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 of 3 chunks have no text; they can be picked all the same. Leave them out."
+    ]
+    caplog.clear()
+    model.encode_chunks(["rain"])
+    assert not caplog.records
 
 
 class Bomb:
@@ -552,7 +575,7 @@ def test_an_index_finds_a_model_that_was_made_in_memory_and_then_saved(tiny_enco
     ChunkIndex.from_texts(TEXTS[:2], model=model).save(tmp_path / "index")
     assert ChunkIndex.load(tmp_path / "index").model.fingerprint() == model.fingerprint()
     shutil.rmtree(tmp_path / "model")
-    with pytest.raises(ModelFolderError, match=r"neither a folder|no longer there"):
+    with pytest.raises(ModelFolderError, match=r"neither a folder|no longer there|is no folder"):
         ChunkIndex.load(tmp_path / "index").model  # loads it  # noqa: B018
 
 

@@ -108,8 +108,8 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, words
         ("a.txt", b"caf\xe9", "not valid UTF-8 at byte 3; save it as UTF-8"),
         ("a.txt", b"a\0b", "it has NUL bytes, so it is no text"),
         ("a.md", b" \n", "there is no text in it"),
-        ("a.pdf", b"no pdf", "PdfStreamError"),
-        ("a.docx", b"no zip", "BadZipFile"),
+        ("a.pdf", b"no pdf", "not readable as pdf: Stream has ended unexpectedly (PdfStreamError)"),
+        ("a.docx", b"no zip", "not readable as docx: File is not a zip file (BadZipFile)"),
         ("a.html", b"", "there is no text in it"),
         ("a.exe", b"x", ".exe is not of a known kind: .txt"),
         ("a", b"x", "a name without an ending is not of a known kind"),
@@ -125,7 +125,7 @@ def test_a_bad_file_is_named_with_the_reason(tmp_path: Path, name: str, content:
 
 def test_half_a_character_is_named_with_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(READERS, ".pdf", lambda path: [Piece("a\ud800")])
-    with pytest.raises(DataError, match=r"a\.pdf: ValueError: its text has a lone surrogate at character 1"):
+    with pytest.raises(DataError, match=r"a\.pdf: not readable as pdf: its text has a lone surrogate at character 1"):
         read_file(tmp_path / "a.pdf")
 
 

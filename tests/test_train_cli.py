@@ -368,7 +368,7 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, tiny
         assert "stopping after this update, with a checkpoint" in said
         checkpoint = newest_checkpoint(tmp_path / "run")
         assert checkpoint is not None
-        assert f"stopped by {number.name}; go on with --resume from {checkpoint}" in said
+        assert f"stopped by {number.name}; go on with --resume from {checkpoint} (the model of update 0 is in" in said
         assert "Traceback" not in said
         steps = [entry["step"] for entry in log_of(tmp_path / "run") if entry["stage"] == "warm_start"]
         assert steps == list(range(int(checkpoint.name)))

@@ -121,6 +121,8 @@ def _questions(options: argparse.Namespace) -> list[str]:
             lines = options.questions.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{options.questions}: not valid UTF-8 at byte {error.start}; save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{options.questions}: {error.strerror or error}") from error
     questions = [line.strip() for line in lines if line.strip()]
     if not questions:
         raise DataError(f"{options.questions}: expected a question in each line, got none")

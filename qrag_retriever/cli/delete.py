@@ -20,7 +20,9 @@ def add_parser(commands: Any) -> None:
     """Add the command."""
     parser = add_command(commands, "delete", run, "take chunks or whole documents out of an index", _EXAMPLES)
     parser.add_argument("index", type=Path, metavar="INDEX", help="a folder written by qrag index")
-    parser.add_argument("--id", nargs="+", action="extend", default=[], metavar="ID", help="of chunks (qrag show)")
+    parser.add_argument(
+        "--id", nargs="+", action="extend", default=[], metavar="ID", help="of chunks (qrag show --chunks)"
+    )
     parser.add_argument("--document", nargs="+", action="extend", default=[], metavar="DOCUMENT", help="of all chunks")
     parser.add_argument(
         "--purge", action="store_true", help="also remove deleted texts from the disk, by writing the index anew"

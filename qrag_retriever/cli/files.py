@@ -93,7 +93,8 @@ def read_file(path: Path) -> list[Piece]:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # a damaged file can make a parser fail in any way
         name = str(path).encode("utf-8", "backslashreplace").decode()
-        raise DataError(f"{name}: {type(error).__name__}: {error}") from error
+        kind = path.suffix.lower()[1:]
+        raise DataError(f"{name}: not readable as {kind}: {error or 'damaged'} ({type(error).__name__})") from error
     if not pieces:
         raise DataError(f"{path}: there is no text in it{_SCANNED if read is _read_pdf else ''}")
     return pieces

@@ -41,7 +41,8 @@ def add_parser(commands: Any) -> None:
     add(
         "files", nargs="+", type=Path, metavar="FILE",
         help=f"files ({', '.join(READERS)}) or folders, which are read at any depth; a line of .jsonl is a chunk: a "
-        'string, or {"text", "id", "metadata"} of which only the text must be there',
+        'string, or {"text", "id", "metadata"} of which only the text must be there; the file is one document, '
+        'unless metadata name others ("document_id")',
     )  # fmt: skip
     add("-o", "--output", type=Path, required=True, metavar="INDEX", help="folder to write; an index there is replaced")
     add("--append", action="store_true", help="add to the index that is there")

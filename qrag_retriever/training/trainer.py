@@ -54,8 +54,9 @@ _TRIMMED_UPDATES = 10
 class Interrupted(Exception):  # noqa: N818 - no error: the run can go on
     """The run was stopped by a signal after it had written a checkpoint."""
 
-    def __init__(self, signal_number: int, checkpoint: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}; go on with --resume from {checkpoint}")
+    def __init__(self, signal_number: int, checkpoint: Path, best: str = "") -> None:
+        name = signal.Signals(signal_number).name
+        super().__init__(f"stopped by {name}; go on with --resume from {checkpoint}{best}")
         self.signal_number = signal_number
 
 
@@ -276,7 +277,7 @@ class Trainer:
                 path = self._write_checkpoint(number, done, stage, optimizer)
                 last_written = time.monotonic()
                 if stop:
-                    raise Interrupted(self._signals.noted or signal.SIGTERM, path)
+                    raise Interrupted(self._signals.noted or signal.SIGTERM, path, self._best_so_far())
         log.end()
         if done < stage.num_updates:
             log.say(
@@ -331,6 +332,11 @@ class Trainer:
         if self.processes.any(failure is not None):
             raise failure or RewardError("the reward has failed in another process")
         return loss
+
+    def _best_so_far(self) -> str:
+        """Say which model a run that is stopped leaves: it may have learned nothing yet."""
+        best = self.state.best["step"]
+        return f" (the model of update {best} is in {self._folder.model})" if best >= 0 else ""
 
     @contextlib.contextmanager
     def _stopping(
