@@ -201,8 +201,7 @@ class ActionEncoder(Encoder):
         """Warn that some of the chunks had to be cut, if any."""
         if num_cut:
             logger.warning(
-                "%d of %d chunks are longer than %d tokens; only their beginning is embedded. Split them smaller, "
-                "or give from_documents a splitter.",
+                "%d of %d chunks are longer than %d tokens; only their beginning is embedded. Split them smaller.",
                 num_cut,
                 num_texts,
                 self._limit,

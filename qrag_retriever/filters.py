@@ -49,6 +49,8 @@ Filters = Mapping[str, Any] | Callable[[dict[str, Any]], object] | LikeMetadataF
 a callable from metadata to bool. ``document_id`` names the chunk's document in all of them."""
 
 _SEVERAL = (list, tuple, set, frozenset)
+# What other stores join filters with; a key of metadata may begin with "$" all the same.
+_LOGIC = ("$and", "$or", "$nor", "$not")
 _FLAT = frozenset((str, int, float, bool, type(None)))
 
 
@@ -156,7 +158,7 @@ def _as_text(key: str, value: Any) -> Any:
 
 
 def _equals(key: str, value: Any) -> Predicate:
-    if key.startswith("$") or (isinstance(value, Mapping) and any(str(inner).startswith("$") for inner in value)):
+    if key in _LOGIC or (isinstance(value, Mapping) and any(str(inner).startswith("$") for inner in value)):
         raise ValueError(
             f"a dict of filters has values and no operators, got {key!r}: {value!r}; use LlamaIndex's MetadataFilters, "
             "or a callable that is given the metadata"

@@ -213,7 +213,10 @@ def resolve_model(
             )
         return model
     if model is not None and not isinstance(model, (str, Path)):
-        raise TypeError(f"expected a QRAGModel, a folder, a hub id or None as model, got {type(model).__name__}")
+        raise TypeError(
+            f"expected a QRAGModel, a folder, a hub id or None as model, got {type(model).__name__}; "
+            "QRAGModel.from_encoder makes a model of an encoder, such as a framework's embeddings use"
+        )
     found = QRAGModel.from_pretrained(model, device=device, dtype=dtype, backend=backend or "auto")
     found.share_encoders()
     return found

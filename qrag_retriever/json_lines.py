@@ -73,7 +73,7 @@ def parse_value(raw: bytes, place: Place) -> Any:
         raise place.error("not a JSON object that can be read: nested too deeply") from None
     except ValueError as error:  # JSONDecodeError, or a number of thousands of digits
         shown = raw[:60].decode("utf-8", "replace")
-        raise place.error(f"not JSON: {error}; expected one value of JSON in each line, got {shown!r}") from None
+        raise place.error(f"not JSON: {error}; expected JSON in each line, got {shown!r}") from None
 
 
 def parse_object(raw: bytes, place: Place) -> dict[str, Any]:

@@ -43,7 +43,7 @@ _TOKENISED = [
 ]
 
 
-_PLAIN = "; for an encoder of sentence-transformers, give model=QRAGModel.from_encoder(name)"
+_PLAIN = " (an encoder of sentence-transformers is for QRAGModel.from_encoder, in Python)"
 
 
 def untrained_config(encoder: SentenceTransformer) -> QRAGConfig:
@@ -273,8 +273,9 @@ def download(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except LocalEntryNotFoundError as error:
         raise ModelFolderError(
-            f"{name!r} is no folder; as a model of the hub it is not among the downloaded ones, and the hub cannot be "
-            f"reached (HF_HUB_OFFLINE, or no network){_PLAIN}"
+            f"{name!r} is no folder; as a model of the hub it is not, or not wholly, among the downloaded ones, and "
+            f"the hub cannot be reached (HF_HUB_OFFLINE, or no network){_PLAIN}: {str(error).splitlines()[0]}"
         ) from error
     except (HFValidationError, RepositoryNotFoundError) as error:
-        raise ModelFolderError(f"{name!r} is neither a folder nor a model that the hub has{_PLAIN}: {error}") from error
+        hint = "" if Path(name).is_absolute() else _PLAIN
+        raise ModelFolderError(f"{name!r} is neither a folder nor a model that the hub has{hint}: {error}") from error

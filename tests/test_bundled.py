@@ -132,10 +132,10 @@ def test_the_readme_shows_the_figures_of_the_card() -> None:
     assert len(lines) == 9
     for benchmark, length, *figures in map(cells, lines):
         if benchmark == "niah (8 tasks)":
-            tasks = [
-                float(row[0].strip("*")) for (name, at), row in in_card.items() if (name[:5], at) == ("niah-", length)
-            ]
-            assert f"{np.mean(tasks):.3f}" == figures[0].strip("*")
+            tasks = [row for (name, at), row in in_card.items() if (name[:5], at) == ("niah-", length)]
+            for figure, *column in zip(figures, *tasks, strict=True):
+                own = [float(cell.strip("*")) for cell in column if cell]
+                assert figure.strip("*") == (f"{np.mean(own):.3f}" if len(own) == 8 else "")
         else:
             assert figures == in_card[benchmark, length]
 

@@ -130,7 +130,8 @@ def test_plots_of_training_are_where_its_page_looks_for_them() -> None:
         assert len(shown) > 3
         assert sorted(source.parent / name for name in shown) == sorted(source.iterdir())
         including = DOCS / "pages" / Path(folder).parent
-        assert any(str(source.parent.name) in page.read_text(encoding="utf-8") for page in including.glob("*.md"))
+        snippet = f'--8<-- "{source.parent.name}/README.md"'
+        assert any(snippet in page.read_text(encoding="utf-8") for page in including.glob("*.md"))
 
 
 def test_every_group_of_a_recipe_has_a_table() -> None:

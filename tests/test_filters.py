@@ -68,6 +68,11 @@ def test_dict(filters: dict[str, Any], expected: list[int]) -> None:
     assert allowed(filters) == expected
 
 
+def test_a_key_may_begin_as_operators_do() -> None:
+    keep = compile_filters({"$id": 1})
+    assert [keep({"$id": 1}), keep({"$id": 2}), keep({})] == [True, False, False]
+
+
 def test_callable_gets_the_metadata_and_its_answer_counts_as_bool() -> None:
     assert allowed(lambda metadata: metadata.get("tags")) == [1, 2]
 
@@ -145,6 +150,7 @@ def test_duck_typed_filters_are_understood() -> None:
         (5, TypeError, "MetadataFilters, a dict or a callable, got int"),
         ("document_id", TypeError, "got str"),
         ([("a", 1)], TypeError, "got list"),
+        ({"$or": [{"year": 2000}]}, ValueError, r"has values and no operators, got '\$or'"),
         ({"$and": [{"year": 2000}]}, ValueError, r"has values and no operators, got '\$and'"),
         ({"year": {"$gte": 2000}}, ValueError, r"has values and no operators, got 'year'.*MetadataFilters"),
         (SimpleNamespace(key="n", value=1, operator="~"), ValueError, "operator '~'; known: ==.*is_empty"),

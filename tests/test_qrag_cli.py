@@ -282,6 +282,7 @@ def test_a_page_of_the_hops_is_written(story: Path, folder: Path, capsys: pytest
     ("arguments", "words"),
     [
         (["none.qrag", "Who?"], "none.qrag is not an index folder"),
+        (["story.qrag", "--questions", "none.txt"], "none.txt: No such file or directory"),
         (["story.qrag", "Who?", "--html", "no/such.html"], "there is no folder no to write such.html to"),
         (["story.qrag", " "], "query"),
         (["story.qrag", "Who?", "--min-q", "auto"], "min_q"),
@@ -619,6 +620,6 @@ def test_a_file_whose_name_is_not_unicode_is_named_and_can_be_left_out(
     (folder / "good.txt").write_text("It rained.", encoding="utf-8")
     Path(os.fsdecode(b"caf\xe9.txt")).write_text("It snowed.", encoding="utf-8")
     assert main(["index", ".", "-o", "e.qrag", "--model", str(model_folder)]) == 1
-    assert "caf\\udce9.txt: ValueError: its name has a lone surrogate" in capsys.readouterr().err
+    assert "caf\\udce9.txt: its name has a lone surrogate" in capsys.readouterr().err
     assert main(["index", ".", "-o", "e.qrag", "--skip-bad", "--model", str(model_folder)]) == 0
     assert "left out: caf\\udce9.txt" in capsys.readouterr().err

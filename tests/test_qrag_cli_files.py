@@ -123,9 +123,18 @@ def test_a_bad_file_is_named_with_the_reason(tmp_path: Path, name: str, content:
     assert words in str(raised.value)
 
 
+def test_a_parser_that_fails_without_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> list[Piece]:
+        raise AssertionError
+
+    monkeypatch.setitem(READERS, ".pdf", fail)
+    with pytest.raises(DataError, match=r"a\.pdf: not readable as pdf: damaged \(AssertionError\)"):
+        read_file(tmp_path / "a.pdf")
+
+
 def test_half_a_character_is_named_with_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(READERS, ".pdf", lambda path: [Piece("a\ud800")])
-    with pytest.raises(DataError, match=r"a\.pdf: not readable as pdf: its text has a lone surrogate at character 1"):
+    with pytest.raises(DataError, match=r"a\.pdf: its text has a lone surrogate at character 1"):
         read_file(tmp_path / "a.pdf")
 
 

@@ -318,6 +318,7 @@ def test_fact_recall_at_a_glance() -> None:
     lines = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in brief_table(rows, ["needles-"]).splitlines()
     ]
+    assert brief_table(rows + rows, ["needles-"]) == brief_table(rows, ["needles-"])  # of two runs
     assert lines[0] == ["fact recall", "length", "qrag", "bm25", "dense"]
     # A mean over one of the two would not be of the same questions.
     assert lines[2:] == [["a", "4k", "**0.900**", "0.250", ""], ["needles (2 tasks)", "4k", "0.750", "**1.000**", ""]]
@@ -339,6 +340,19 @@ def test_the_exponent_of_a_power_law_is_found() -> None:
     assert [(found["benchmark"], found["method"]) for found in fitted] == [("b", "linear"), ("b", "worse")]
     assert [found["exponent"] for found in fitted] == pytest.approx([1.0, 1.5])
     assert "| b         | worse  | 1.50" in growth_table(fitted)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_legend_of_a_plot_fits(tmp_path: Path, count: int) -> None:
+    """Nothing is drawn on the picture's edge, where what does not fit is cut."""
+    from matplotlib.image import imread
+
+    methods = ["qrag", "random", "bm25", "bm25-iterative", "dense-minilm", "dense-action", "multi-step-minilm"]
+    rows = [row(f"benchmark-{i}", method, "-", 0.5) for i in range(count) for method in methods]
+    plot(rows, tmp_path / "recall.png")
+    pixels = imread(tmp_path / "recall.png")[..., :3]
+    assert (pixels[:, :3] == 1).all()
+    assert (pixels[:, -3:] == 1).all()
 
 
 @pytest.mark.parametrize("lengths", [["-"], ["1k", "4k", "32k"]])

@@ -198,7 +198,7 @@ def test_damage_is_a_data_error_and_nothing_else(tmp_path: Path, place: int, val
 
 
 BAD = {
-    "not JSON": ('{"question": ', "not JSON", "expected one value of JSON"),
+    "not JSON": ('{"question": ', "not JSON", "expected JSON in each line"),
     "not an object": ("[1, 2]", "expected a JSON object", "got list [1, 2]"),
     "unknown key": ({**CHUNKS, "suporting": [1]}, "unknown key 'suporting'", "did you mean 'supporting'?"),
     "key twice": ('{"question": "a", "question": "b", "chunks": ["c"]}', "key 'question' occurs twice"),

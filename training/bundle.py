@@ -56,7 +56,8 @@ def main() -> None:
         write_card(rows, differences)
         shown = brief_table(rows, families=["niah-"])
         README.write_text(with_table(README.read_text(encoding="utf-8"), shown), encoding="utf-8")
-        plot(over_length(rows), PLOT)
+        if compared := over_length(rows):
+            plot(compared, PLOT)
 
 
 def over_length(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -82,22 +82,30 @@ def read_file(path: Path) -> list[Piece]:
     if read is None:
         raise DataError(f"{path}: {path.suffix or 'a name without an ending'} is not of a known kind: "
                         f"{', '.join(READERS)}")  # fmt: skip
+    # A name may have bytes that are no text.
+    name = str(path).encode("utf-8", "backslashreplace").decode()
+    _check(str(path), "its name", name)
     try:
-        check_text(str(path), "its name")
         pieces = [piece for piece in read(path) if piece.text.strip()]
-        for piece in pieces:
-            check_text(piece.text, "its text")
     except (DataError, ImportError):
         raise
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # a damaged file can make a parser fail in any way
-        name = str(path).encode("utf-8", "backslashreplace").decode()
-        kind = path.suffix.lower()[1:]
-        raise DataError(f"{name}: not readable as {kind}: {error or 'damaged'} ({type(error).__name__})") from error
+        kind, reason = path.suffix.lower()[1:], str(error) or "damaged"
+        raise DataError(f"{name}: not readable as {kind}: {reason} ({type(error).__name__})") from error
+    for piece in pieces:
+        _check(piece.text, "its text", name)
     if not pieces:
         raise DataError(f"{path}: there is no text in it{_SCANNED if read is _read_pdf else ''}")
     return pieces
+
+
+def _check(text: str, what: str, file: str) -> None:
+    try:
+        check_text(text, what)
+    except ValueError as error:
+        raise DataError(f"{file}: {error}") from error
 
 
 def records_of_file(path: Path, pieces: Sequence[Piece], split: SplitText) -> list[Record]:

@@ -118,8 +118,7 @@ def _check_splitter(splitter: Any, documents: Sequence[Any]) -> None:
     )
     kind = type(splitter).__name__
     if not splits_nodes and not splits_langchain:
-        hint = "; the model is given as model=" if hasattr(splitter, "embed_query") else ""
-        raise TypeError(f"expected splitter as a LlamaIndex node parser or a LangChain text splitter, got {kind}{hint}")
+        raise TypeError(f"expected splitter as a LlamaIndex node parser or a LangChain text splitter, got {kind}")
     if documents and not splits_langchain and all(map(_is_langchain, documents)):
         raise TypeError(f"LangChain documents cannot be split by a {kind}, which is for LlamaIndex documents")
     if documents and not splits_nodes and all(map(_is_node, documents)):

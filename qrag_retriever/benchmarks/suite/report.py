@@ -15,6 +15,8 @@ from qrag_retriever.benchmarks.timing import table
 
 Row = dict[str, Any]
 _MOST_COLUMNS = 5
+# Of the longest method's name with its line.
+_LEGEND_INCHES = 1.7
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 _PACKAGES = (
     "qrag-retriever", "torch", "sentence-transformers", "transformers", "faiss-cpu", "numpy", "langchain-core",
@@ -76,18 +78,22 @@ def brief_table(rows: Sequence[Row], families: Sequence[str] = ()) -> str:
     """
     methods = list(dict.fromkeys(row["method"] for row in rows))
     first = {row["benchmark"]: row["length"] for row in reversed(rows)}
-    lines: dict[tuple[str, str], dict[str, list[float]]] = {}
+    lines: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     names: dict[tuple[str, str], set[str]] = {}
     for row in rows:
         benchmark, length = row["benchmark"], row["length"]
         if length == first[benchmark]:
             key = next((family for family in families if benchmark.startswith(family)), benchmark), length
-            lines.setdefault(key, {}).setdefault(row["method"], []).append(row["fact_recall"])
+            lines.setdefault(key, {}).setdefault(row["method"], {})[benchmark] = row["fact_recall"]
             names.setdefault(key, set()).add(benchmark)
     laid_out = []
     for key, found in lines.items():
         # A mean over fewer benchmarks than there are would be of other questions than its neighbours.
-        whole = {method: float(np.mean(values)) for method, values in found.items() if len(values) == len(names[key])}
+        whole = {
+            method: float(np.mean(list(values.values())))
+            for method, values in found.items()
+            if values.keys() == names[key]
+        }
         count = f" ({len(names[key])} tasks)" if key[0] in families else ""
         laid_out.append([f"{key[0].rstrip('-')}{count}", key[1], *_best_in_bold(methods, whole)])
     return table(["fact recall", "length", *methods], laid_out)
@@ -163,7 +169,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     for axes in grid.flat:
         drawn, labels = axes.get_legend_handles_labels()
         handles.update(zip(labels, drawn, strict=True))
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(7, len(handles)), frameon=False)
+    columns_of_legend = max(1, min(len(handles), int(figure.get_figwidth() / _LEGEND_INCHES)))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns_of_legend, frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
