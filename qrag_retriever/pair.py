@@ -274,7 +274,7 @@ def download(name: str, revision: str | None) -> Path:
     except LocalEntryNotFoundError as error:
         raise ModelFolderError(
             f"{name!r} is no folder; as a model of the hub it is not, or not wholly, among the downloaded ones, and "
-            f"the hub cannot be reached (HF_HUB_OFFLINE, or no network){_PLAIN}: {str(error).splitlines()[0]}"
+            f"the hub cannot be reached (HF_HUB_OFFLINE, or no network){_PLAIN}: {str(error).partition(chr(10))[0]}"
         ) from error
     except (HFValidationError, RepositoryNotFoundError) as error:
         hint = "" if Path(name).is_absolute() else _PLAIN

@@ -43,14 +43,21 @@ SOURCES = (
 SCALES = {"own": None, "all": 1.6, "chunks": 0.624}
 
 
-def episodes_of(data: Path, num_samples: int) -> dict[str, list[tuple[Sample, int]]]:
-    """Draw the questions, the same at every call."""
+def episodes_of(data: Path, num_samples: int, long: int) -> dict[str, list[tuple[Sample, int]]]:
+    """Draw the questions, the same at every call; with ``long`` also of stories in documents of so many sentences."""
     town = JsonLines(TOWN, mode="corpus")
     drawn = {"town": [(town.sample(i, np.random.default_rng(0)), 4) for i in range(min(num_samples, len(town)))]}
-    for name, split, settings, picks, most in SOURCES:
+    in_long = [
+        (name, split, {"num_chunks": long}, picks, most)
+        for name, split, settings, picks, most in SOURCES
+        if long and "num_chunks" in settings
+    ]
+    for name, split, settings, picks, most in (*SOURCES, *in_long):
         source = open_source(name, data, split, **settings)
         count = min(num_samples, most, len(source))
-        drawn[name] = [(source.sample(i, np.random.default_rng([7, i])), picks) for i in range(count)]
+        drawn[f"{name}, {settings['num_chunks']} sentences" if "num_chunks" in settings else name] = [
+            (source.sample(i, np.random.default_rng([7, i])), picks) for i in range(count)
+        ]
     return drawn
 
 
@@ -84,9 +91,9 @@ def main() -> None:
     plain = "all-MiniLM-L6-v2"
     chosen = options(
         __doc__, model="runs/bundled-wiki/model", other=plain, plain=plain, shares="0,0.2,0.4",
-        normalize="own,all,chunks", num_samples=100,
+        normalize="own,all,chunks", num_samples=100, long=0,
     )  # fmt: skip
-    drawn = episodes_of(chosen.data, chosen.num_samples)
+    drawn = episodes_of(chosen.data, chosen.num_samples, chosen.long)
     rows = []
     for share in chosen.shares.split(","):
         blends = blends_of(share, chosen.other.split(","), chosen.plain)
